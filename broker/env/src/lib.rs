@@ -1,0 +1,31 @@
+//! The seam to the outside world. Everything that store, replication and delivery do to a clock, entropy, a disk or a thread goes through the traits here,
+//! so that the same code runs on the real machine ([`real`]) and in a seeded simulation ([`sim`]).
+#![forbid(unsafe_code)]
+
+mod clock;
+mod disk;
+mod entropy;
+mod spawn;
+
+pub mod real;
+pub mod sim;
+
+pub use clock::{Clock, Monotonic, WallTime};
+pub use disk::{Disk, File, OpenMode};
+pub use entropy::Rng;
+pub use spawn::{JoinHandle, Spawn};
+
+use std::sync::Arc;
+
+/// Everything a component needs of the outside world, handed over at construction.
+#[derive(Clone)]
+pub struct Env {
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Files below the store directory.
+    pub disk: Arc<dyn Disk>,
+    /// Entropy.
+    pub rng: Arc<dyn Rng>,
+    /// Threads.
+    pub spawn: Arc<dyn Spawn>,
+}
