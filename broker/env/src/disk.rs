@@ -45,7 +45,7 @@ pub trait Disk: Send + Sync {
     fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn File>>;
     /// Names of the plain files directly in `dir` (relative, `""` for the root), sorted. A missing directory is `NotFound`.
     fn list(&self, dir: &str) -> io::Result<Vec<String>>;
-    /// Makes a directory and its parents; it is no error when it is there.
+    /// Makes a directory and its parents; it is no error when it is there. Durable when it returns: directories are made too rarely to be worth a step more.
     fn create_dir(&self, dir: &str) -> io::Result<()>;
     /// Renames a file over another, atomically. Durable only after `sync_dir` of the directory.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
@@ -59,4 +59,18 @@ pub trait Disk: Send + Sync {
     fn lock(&self, name: &str) -> io::Result<Box<dyn Send + Sync>>;
     /// Where the root lies, for messages to people.
     fn describe(&self) -> String;
+}
+
+/// Refuses a file name that could leave the root or that has two spellings.
+pub(crate) fn check_name(name: &str) -> io::Result<()> {
+    let sound = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains('\0');
+    if name.split('/').all(sound) {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} is no file name below the store directory: give a relative path without `.`, `..` and NUL")))
+}
+
+/// The same for a directory, where `""` is the root.
+pub(crate) fn check_dir(dir: &str) -> io::Result<()> {
+    if dir.is_empty() { Ok(()) } else { check_name(dir) }
 }

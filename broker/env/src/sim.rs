@@ -1,0 +1,36 @@
+//! The simulated machine: a clock moved by hand, seeded numbers, a disk in memory that can lose power, fill up and fail.
+//!
+//! Threads are real, so what a run does depends on the seed and on the schedule; a test that wants the same run twice uses one thread.
+
+mod clock;
+mod content;
+mod disk;
+mod entropy;
+mod fault;
+mod inode;
+mod outcome;
+mod spawn;
+mod state;
+
+pub use clock::SimClock;
+pub use disk::SimDisk;
+pub use entropy::SimRng;
+pub use fault::{Fault, FaultKind, Op};
+pub use spawn::SimSpawn;
+
+use std::sync::Arc;
+
+use crate::Env;
+
+/// A world with an empty disk, and the handles by which a test moves its clock and breaks its disk.
+#[must_use]
+pub fn env(seed: u64) -> (Env, SimDisk, SimClock) {
+    let (disk, clock) = (SimDisk::new(), SimClock::new());
+    (env_over(seed, &disk, &clock), disk, clock)
+}
+
+/// A world over a disk and a clock that exist: what a process finds when it starts again after [`SimDisk::crash`] or [`SimDisk::kill`].
+#[must_use]
+pub fn env_over(seed: u64, disk: &SimDisk, clock: &SimClock) -> Env {
+    Env { clock: Arc::new(clock.clone()), disk: Arc::new(disk.clone()), rng: Arc::new(SimRng::new(seed)), spawn: Arc::new(SimSpawn) }
+}

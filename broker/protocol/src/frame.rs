@@ -197,7 +197,7 @@ fn write_header(header: &Header, body_bytes: usize, out: &mut BytesMut, start: u
     };
     let header_bytes = out.len() - start - PREFIX_BYTES;
     let length = u32::try_from(header_bytes).ok().filter(|n| *n <= HEADER_LENGTH_MASK).ok_or(EncodeError::HeaderTooLarge(header_bytes))?;
-    let total = body_bytes.checked_add(header_bytes + 4).unwrap_or(usize::MAX);
+    let total = body_bytes.saturating_add(header_bytes + 4);
     let total = i32::try_from(total).map_err(|_| EncodeError::FrameTooLarge(total))?;
     out[start..start + 4].copy_from_slice(&total.to_be_bytes());
     out[start + 4..start + 8].copy_from_slice(&(form << 24 | length).to_be_bytes());

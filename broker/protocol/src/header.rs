@@ -127,14 +127,7 @@ impl Header {
     /// The answer to `request`, in the request's form.
     #[must_use]
     pub fn response_to(request: &Self, code: crate::ResponseCode) -> Self {
-        Self {
-            code: code.to_wire(),
-            version: VERSION,
-            opaque: request.opaque,
-            flag: RESPONSE,
-            serialization: request.serialization,
-            ..Self::default()
-        }
+        Self { code: code.to_wire(), version: VERSION, opaque: request.opaque, flag: RESPONSE, serialization: request.serialization, ..Self::default() }
     }
 
     /// The same with words for people.

@@ -4,5 +4,5 @@
 mod names;
 mod offsets;
 
-pub use names::{Group, NameError, Topic};
+pub use names::{GROUP_BYTES_MAX, Group, NameError, TOPIC_BYTES_MAX, Topic};
 pub use offsets::{CommitLogOffset, QueueId, QueueOffset};

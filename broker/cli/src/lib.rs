@@ -1,0 +1,2 @@
+//! The subcommands of sluice for people.
+#![forbid(unsafe_code)]

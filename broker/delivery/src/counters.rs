@@ -1,0 +1,68 @@
+//! What delivery counts for telemetry.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// Counters since start. Read them with [`Counters::read`].
+        #[derive(Debug, Default)]
+        pub struct Counters {
+            $($(#[$doc])* pub $name: AtomicU64,)*
+        }
+
+        impl Counters {
+            /// All of them, by name.
+            #[must_use]
+            pub fn read(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name.load(Ordering::Relaxed)),)*]
+            }
+        }
+    };
+}
+
+counters! {
+    /// Messages acknowledged to producers.
+    messages_in,
+    /// Bytes of their records.
+    bytes_in,
+    /// Sends refused or failed.
+    sends_failed,
+    /// Messages given to consumers.
+    messages_out,
+    /// Bytes of their records.
+    bytes_out,
+    /// Pulls that were held back.
+    pulls_held,
+    /// Held pulls woken by an arrival.
+    pulls_woken,
+    /// Held pulls that ended without a message.
+    pulls_timed_out,
+    /// Pulls refused because too many were held.
+    pulls_refused,
+    /// Pulls whose offset lay outside the queue.
+    offsets_moved,
+    /// Commits that lowered an offset.
+    offsets_lowered,
+    /// Writes of committed offsets into the log that failed.
+    offset_flushes_failed,
+    /// Messages sent back by consumers.
+    sent_back,
+    /// Messages moved to a dead-letter topic.
+    dead_letters,
+    /// Delayed messages taken in.
+    delayed_in,
+    /// Delayed messages given to their real topic.
+    delayed_out,
+    /// Delayed messages that could not be read or placed and were passed over.
+    delayed_lost,
+    /// Turns of the delay service that failed and were tried again.
+    delay_retries,
+    /// Clients dropped for silence.
+    clients_expired,
+}
+
+impl Counters {
+    pub(crate) fn add(counter: &AtomicU64, n: u64) {
+        counter.fetch_add(n, Ordering::Relaxed);
+    }
+}

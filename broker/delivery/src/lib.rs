@@ -1,0 +1,38 @@
+//! What happens to messages: topics, groups, offsets, locks, long polling, retry, dead letters, delay.
+//!
+//! Nothing here knows a frame or a socket, and nothing is async: an operation that has to wait takes a callback, which is called exactly once. [`Delivery`] is
+//! the whole of it; [`ClientPush`] and [`SpawnWork`] are what it asks of the server.
+#![forbid(unsafe_code)]
+
+pub mod clients;
+mod counters;
+mod delay;
+mod delivery;
+mod filter;
+pub mod groups;
+mod held;
+pub mod locks;
+mod meta;
+pub mod offsets;
+pub mod pull;
+pub mod query;
+pub mod retry;
+pub mod send;
+pub mod topics;
+
+#[cfg(test)]
+mod tests;
+
+pub use clients::{ClientInfo, Clients, ConnectionId, ConsumeFromWhere, ConsumeType, ConsumerGroupView, ConsumerHeartbeat, MessageModel};
+pub use counters::Counters;
+pub use delivery::{ClientPush, Delivery, DeliveryOptions, OpenError, SpawnWork};
+pub use filter::{FilterError, Subscription};
+pub use groups::{GroupError, Groups, SubscriptionGroupConfig};
+pub use locks::Locks;
+pub use meta::DataVersion;
+pub use offsets::{CommittedOffset, OffsetError, Offsets};
+pub use pull::{PullError, PullOutcome, PullReply, PullRequest, PullStatus};
+pub use query::{GroupLag, QueryError};
+pub use retry::{SendBackDone, SendBackError, SendBackRequest};
+pub use send::{SendDone, SendError, SendReceipt, SendRequest};
+pub use topics::{TopicChange, TopicConfig, TopicError, Topics};

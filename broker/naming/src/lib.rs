@@ -1,0 +1,2 @@
+//! Routes and broker registration.
+#![forbid(unsafe_code)]

@@ -1,0 +1,155 @@
+//! Text to values. Every function says in words why it refused.
+
+use std::{net::IpAddr, time::Duration};
+
+const NAME_BYTES_MAX: usize = 127;
+
+/// Items between `,` or `;`, without blanks and empties.
+pub(super) fn list(raw: &str) -> impl Iterator<Item = &str> {
+    raw.split([',', ';']).map(str::trim).filter(|item| !item.is_empty())
+}
+
+pub(super) fn non_empty(raw: &str) -> Result<&str, String> {
+    if raw.is_empty() { Err("it is empty".into()) } else { Ok(raw) }
+}
+
+pub(super) fn integer(raw: &str, min: u64, max: u64) -> Result<u64, String> {
+    let number: u64 = raw.parse().map_err(|_| "it is not a whole number".to_owned())?;
+    if (min..=max).contains(&number) { Ok(number) } else { Err(format!("it is not between {min} and {max}")) }
+}
+
+pub(super) fn port(raw: &str) -> Result<u16, String> {
+    integer(raw, 1, u64::from(u16::MAX)).map(|port| port as u16)
+}
+
+pub(super) fn ratio(raw: &str, min: f64, max: f64) -> Result<f64, String> {
+    let number: f64 = raw.parse().map_err(|_| "it is not a number".to_owned())?;
+    if (min..=max).contains(&number) { Ok(number) } else { Err(format!("it is not between {min:.2} and {max:.2}")) }
+}
+
+pub(super) fn boolean(raw: &str) -> Result<bool, String> {
+    match raw {
+        "true" | "yes" | "on" => Ok(true),
+        "false" | "no" | "off" => Ok(false),
+        _ => Err("it is neither true nor false".into()),
+    }
+}
+
+pub(super) fn ip(raw: &str) -> Result<IpAddr, String> {
+    raw.trim_start_matches('[').trim_end_matches(']').parse().map_err(|_| "it is not an IP address".to_owned())
+}
+
+pub(super) fn addresses(raw: &str) -> Result<Vec<String>, String> {
+    if raw == "none" {
+        return Ok(Vec::new());
+    }
+    let list: Vec<String> = list(raw).map(str::to_owned).collect();
+    for address in &list {
+        let Some((host, number)) = address.rsplit_once(':') else { return Err(format!("{address:?} has no port")) };
+        if host.is_empty() {
+            return Err(format!("{address:?} has no host"));
+        }
+        port(number).map_err(|_| format!("the port of {address:?} is not a number from 1 to 65535"))?;
+    }
+    if list.is_empty() { Err("it is empty".into()) } else { Ok(list) }
+}
+
+pub(super) fn plain_name(raw: &str) -> Result<String, String> {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+    match raw.len() {
+        0 => Err("it is empty".into()),
+        n if n > NAME_BYTES_MAX => Err(format!("it has {n} bytes")),
+        _ if !raw.bytes().all(legal) => Err("it has a character that is not allowed".into()),
+        _ => Ok(raw.to_owned()),
+    }
+}
+
+/// `auto` becomes the host's name, with what no broker name may have replaced.
+pub(super) fn broker_name(raw: &str) -> Result<String, String> {
+    if raw != "auto" {
+        return plain_name(raw);
+    }
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let legal = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.') { c } else { '-' };
+    let name: String = host.chars().map(legal).take(NAME_BYTES_MAX).collect();
+    Ok(if name.is_empty() { "sluice".to_owned() } else { name })
+}
+
+pub(super) fn log_filter(raw: &str) -> Result<String, String> {
+    non_empty(raw)?;
+    tracing_subscriber::EnvFilter::try_new(raw).map(|_| raw.to_owned()).map_err(|error| error.to_string())
+}
+
+/// Splits `90s` into its number and unit.
+fn number_and_unit(raw: &str) -> Option<(u64, &str)> {
+    let digits = raw.find(|c: char| !c.is_ascii_digit()).unwrap_or(raw.len());
+    let (number, unit) = raw.split_at(digits);
+    Some((number.parse().ok()?, unit.trim()))
+}
+
+fn parse_duration(raw: &str) -> Result<Duration, String> {
+    let (number, unit) = number_and_unit(raw).ok_or("it is not a whole number with a unit, such as 500ms, 30s, 10m, 72h or 7d")?;
+    let unit_ms = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        "" => return Err(format!("it has no unit; write {raw}ms, {raw}s, {raw}m, {raw}h or {raw}d")),
+        other => return Err(format!("{other:?} is no unit of time; use ms, s, m, h or d")),
+    };
+    number.checked_mul(unit_ms).map(Duration::from_millis).ok_or_else(|| "it is too long".to_owned())
+}
+
+pub(super) fn duration(raw: &str, min: &str, max: &str) -> Result<Duration, String> {
+    let value = parse_duration(raw)?;
+    if (parse_duration(min)?..=parse_duration(max)?).contains(&value) { Ok(value) } else { Err(format!("it is not between {min} and {max}")) }
+}
+
+fn parse_bytes(raw: &str) -> Result<u64, String> {
+    let (number, unit) = number_and_unit(raw).ok_or("it is not a whole number with a unit, such as 64MiB or 1GiB")?;
+    let factor: u64 = match unit {
+        "" | "B" => 1,
+        "KiB" | "K" | "k" => 1 << 10,
+        "MiB" | "M" => 1 << 20,
+        "GiB" | "G" => 1 << 30,
+        "TiB" | "T" => 1 << 40,
+        other => return Err(format!("{other:?} is no unit of bytes; use B, KiB, MiB, GiB or TiB")),
+    };
+    number.checked_mul(factor).ok_or_else(|| "it is too large".to_owned())
+}
+
+pub(super) fn bytes(raw: &str, min: &str, max: &str) -> Result<u64, String> {
+    let value = parse_bytes(raw)?;
+    if (parse_bytes(min)?..=parse_bytes(max)?).contains(&value) { Ok(value) } else { Err(format!("it is not between {min} and {max}")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_need_a_unit_and_keep_to_their_range() {
+        assert_eq!(duration("500ms", "1ms", "1h"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("2h", "1ms", "3h"), Ok(Duration::from_secs(7200)));
+        assert!(duration("5", "1ms", "1h").unwrap_err().contains("5s"));
+        assert!(duration("2h", "1ms", "1h").unwrap_err().contains("between"));
+        assert!(duration("18446744073709551615d", "1ms", "1h").is_err());
+    }
+
+    #[test]
+    fn bytes_are_binary_units() {
+        assert_eq!(bytes("1GiB", "1B", "4GiB"), Ok(1 << 30));
+        assert_eq!(bytes("4096", "1B", "4GiB"), Ok(4096));
+        assert!(bytes("1GB", "1B", "4GiB").unwrap_err().contains("GiB"));
+        assert!(bytes("-1", "1B", "4GiB").is_err());
+    }
+
+    #[test]
+    fn addresses_need_a_host_and_a_port() {
+        assert_eq!(addresses("a:1; b:2"), Ok(vec!["a:1".to_owned(), "b:2".to_owned()]));
+        for bad in ["a", ":1", "a:0", "a:70000", ";"] {
+            assert!(addresses(bad).is_err(), "{bad}");
+        }
+    }
+}

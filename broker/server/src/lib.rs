@@ -1,0 +1,4 @@
+//! The server: listeners, admission, processors, configuration, telemetry.
+#![forbid(unsafe_code)]
+
+pub mod config;

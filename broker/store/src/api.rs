@@ -1,0 +1,202 @@
+//! What callers of the store see.
+
+use bytes::Bytes;
+use sluice_types::{CommitLogOffset, QueueOffset};
+use std::{sync::Arc, time::Duration};
+
+/// When a record counts as stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlushMode {
+    /// On stable storage before the ack; consumers see flushed records only.
+    Sync,
+    /// In the page cache before the ack; on stable storage at most `interval` later.
+    Async {
+        /// Longest time a record stays unflushed.
+        interval: Duration,
+    },
+}
+
+/// What an append waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// The log's own rule: flushed under [`FlushMode::Sync`], appended under [`FlushMode::Async`].
+    Durable,
+    /// Appended only (`WAIT=false`).
+    Appended,
+}
+
+/// Where one record came to lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Byte position in the commit log.
+    pub log_offset: CommitLogOffset,
+    /// Entry number in its queue.
+    pub queue_offset: QueueOffset,
+    /// Milliseconds since 1970 when the writer took it.
+    pub store_timestamp: i64,
+    /// Bytes of the record.
+    pub bytes: u32,
+}
+
+/// Why an append was not acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// The bounded queue before the writer is full. Nothing was written; send again, here or elsewhere.
+    #[error("the write queue is full ({0} bytes wait); send again later or to another broker")]
+    QueueFull(usize),
+    /// Too little disk space is left. Nothing was written.
+    #[error("the disk is full: {0}; free space or lower the retention, writing resumes by itself")]
+    DiskFull(String),
+    /// A write or sync has failed before: nothing is acknowledged until restart and recovery.
+    #[error("the commit log stopped after a failed write or sync: {0}; restart the broker to recover")]
+    Poisoned(String),
+    /// Appended, but not flushed within the deadline; it may or may not survive a power cut.
+    #[error("appended at {:?}, but not flushed within the deadline", .0.first().map(|p| p.log_offset))]
+    FlushTimeout(Vec<Placed>),
+    /// A record larger than a segment can hold.
+    #[error("a record of {0} bytes does not fit into a segment")]
+    TooLarge(usize),
+    /// The store is closing.
+    #[error("the broker is stopping")]
+    Stopped,
+}
+
+/// Called exactly once with what became of a batch, on the writer's thread or the submitter's own: be quick, never block.
+pub type Done = Box<dyn FnOnce(Result<Vec<Placed>, AppendError>) + Send>;
+
+/// First and end offset of a queue, as consumers may see it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueBounds {
+    /// First entry still there.
+    pub min: QueueOffset,
+    /// One past the last visible entry.
+    pub max: QueueOffset,
+}
+
+/// How much one read may return.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadLimits {
+    /// Most messages.
+    pub messages: u32,
+    /// Most bytes; the first message is returned even if it is larger.
+    pub bytes: usize,
+    /// Most queue entries looked at when a filter refuses many.
+    pub scanned: u32,
+}
+
+/// What a read of a queue found.
+#[derive(Clone, Debug)]
+pub struct ReadOutcome {
+    /// Records as stored, in order; neighbours in the log are one slice. Slices of the memory map, not copies.
+    pub slices: Vec<Bytes>,
+    /// How many records there are.
+    pub messages: u32,
+    /// How many bytes.
+    pub bytes: usize,
+    /// Where to go on reading: past everything returned or refused by the filter.
+    pub next: QueueOffset,
+    /// Bounds at the time of the read.
+    pub bounds: QueueBounds,
+    /// The store timestamp of the last record returned.
+    pub last_store_timestamp: i64,
+}
+
+/// Why a read failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// The bytes there are not the record that should be there.
+    #[error("the record at commit log offset {0} is damaged; it is not served")]
+    Corrupt(CommitLogOffset),
+    /// No record begins there, or it has been removed by retention.
+    #[error("no record at commit log offset {0}")]
+    NotFound(CommitLogOffset),
+    /// The disk failed.
+    #[error("reading the commit log at {0} failed: {1}")]
+    Disk(CommitLogOffset, String),
+}
+
+/// Which entry a search by time wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeBoundary {
+    /// The first entry stored at or after the time.
+    Lower,
+    /// The last entry stored at or before the time.
+    Upper,
+}
+
+/// One table of the metadata that travels in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum MetaTable {
+    /// Topics by name.
+    Topics = 1,
+    /// Groups by name.
+    Groups = 2,
+    /// Committed offsets: key `group\u{1}topic\u{1}queue`, value u64 big-endian.
+    Offsets = 3,
+    /// Delay progress by level.
+    Delay = 4,
+    /// The store's own notes.
+    Store = 5,
+    /// Key-value configuration of the name server.
+    KvConfig = 6,
+}
+
+impl MetaTable {
+    /// The table with that number.
+    #[must_use]
+    pub fn from_byte(byte: u8) -> Option<Self> {
+        [Self::Topics, Self::Groups, Self::Offsets, Self::Delay, Self::Store, Self::KvConfig].into_iter().find(|t| *t as u8 == byte)
+    }
+}
+
+/// One change of metadata.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetaChange {
+    /// The table.
+    pub table: MetaTable,
+    /// The key.
+    pub key: String,
+    /// The new value; `None` deletes.
+    pub value: Option<Vec<u8>>,
+}
+
+/// Called by the store; see each field.
+#[derive(Clone)]
+pub struct Hooks {
+    /// A queue has new visible records. On the writer's thread: be quick.
+    pub arrived: Arc<dyn Fn(&crate::queue_index::QueueRef) + Send + Sync>,
+    /// All callbacks of one turn of the writer have run: the moment to write the replies they made to their sockets.
+    pub turn_end: Arc<dyn Fn() + Send + Sync>,
+}
+
+// The rest of the surface, in `store.rs`:
+//
+// pub struct StoreOptions { pub segment_bytes: u64, pub flush: FlushMode, pub flush_deadline: Duration, pub retention_age: Duration, pub retention_bytes: Option<u64>,
+//     pub append_queue_bytes_max: usize, pub disk_used_ratio_max: f64, pub checkpoint_bytes: u64, pub checkpoint_interval: Duration, pub key_index: bool }   // impl Default
+//
+// impl Store {
+//     pub fn open(env: Env, options: StoreOptions) -> Result<Arc<Store>, OpenError>;
+//     pub fn set_hooks(&self, hooks: Hooks);                                            // once, before traffic
+//     pub fn queue(&self, topic: &Topic, id: QueueId) -> QueueRef;                       // Arc<Queue>, made when missing; cache it
+//     pub fn queues_of(&self, topic: &str) -> Vec<QueueRef>;
+//     pub fn submit(&self, batch: Batch, wait: Wait, done: Done);
+//     pub fn append(&self, batch: Batch, wait: Wait) -> Result<Vec<Placed>, AppendError>; // blocks: tests and background threads only
+//     pub fn bounds(&self, queue: &Queue) -> QueueBounds;
+//     pub fn read(&self, queue: &QueueRef, from: QueueOffset, limits: ReadLimits, accept: &mut dyn FnMut(i64 /*tag hash, 0 none*/) -> bool) -> Result<ReadOutcome, ReadError>;
+//     pub fn record_at(&self, offset: CommitLogOffset) -> Result<Bytes, ReadError>;      // checked
+//     pub fn offset_by_time(&self, queue: &QueueRef, ms: i64, boundary: TimeBoundary) -> Result<QueueOffset, ReadError>;
+//     pub fn store_timestamp(&self, queue: &QueueRef, offset: QueueOffset) -> Result<Option<i64>, ReadError>;
+//     pub fn query(&self, topic: &str, key: &str, max: usize, begin_ms: i64, end_ms: i64) -> Result<Vec<Bytes>, ReadError>;   // by KEYS or UNIQ_KEY
+//     pub fn meta(&self, table: MetaTable) -> Vec<(String, Vec<u8>)>;                     // as recovered and as changed since
+//     pub fn trim_queue(&self, queue: &QueueRef, min: QueueOffset);                       // used when a topic is deleted
+//     pub fn status(&self) -> StoreStatus;   // { appended, flushed, min: CommitLogOffset, writable: Result<(), String>, poisoned: Option<String>, disk_free_bytes, disk_total_bytes,
+//                                            //   log_bytes, segments, open_files, queues, queued_bytes, appended_records, appended_bytes, syncs, sync_seconds_sum, turns }
+//     pub fn close(&self);                   // drains, flushes, writes a checkpoint; later submits get Stopped
+// }
+// pub struct Batch; impl Batch {
+//     pub fn new() -> Self;
+//     pub fn push(&mut self, queue: &QueueRef, fields: &RecordFields<'_>) -> Result<(), RecordError>;   // encodes now, on the caller's thread
+//     pub fn meta(&mut self, changes: &[MetaChange]) -> Result<(), RecordError>;                        // one system record; atomic and ordered with the rest
+//     pub fn bytes(&self) -> usize; pub fn records(&self) -> usize;
+// }

@@ -1,0 +1,196 @@
+//! The commit log: a row of segments, one tail. Only the holder of [`Tail`] appends.
+
+use crate::{
+    AppendError, ReadError,
+    segment::{self, Segment},
+    watermarks::Watermarks,
+};
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use sluice_env::{Disk, File};
+use sluice_protocol::record;
+use sluice_types::CommitLogOffset;
+use std::{io, sync::Arc};
+
+/// The readable log.
+pub(crate) struct CommitLog {
+    disk: Arc<dyn Disk>,
+    pub(crate) segment_bytes: u64,
+    segments: RwLock<Vec<Arc<Segment>>>,
+    pub(crate) marks: Watermarks,
+    /// Files with writes since the last sync, oldest first.
+    unsynced: Mutex<Vec<Arc<dyn File>>>,
+    /// One sync at a time, so that `flushed` advances in order; after a failed one its words: the kernel has marked the lost pages clean, and a second try would
+    /// succeed without having written them.
+    syncing: Mutex<Option<String>>,
+    /// Zeros written ahead in a segment that is made at once, at start or when preparation was too slow.
+    prewritten_bytes: u64,
+}
+
+/// The writer's end of the log.
+pub(crate) struct Tail {
+    file: Arc<dyn File>,
+    segment: Arc<Segment>,
+    /// Where the next record goes.
+    pub(crate) offset: u64,
+}
+
+impl CommitLog {
+    /// A log of these segments (ascending, without holes) whose end is `tail`.
+    pub(crate) fn new(disk: Arc<dyn Disk>, segment_bytes: u64, prewritten_bytes: u64, segments: Vec<Arc<Segment>>, tail: u64) -> Self {
+        let min = segments.first().map_or(0, |s| s.base);
+        Self {
+            disk,
+            segment_bytes,
+            segments: RwLock::new(segments),
+            marks: Watermarks::new(min, tail),
+            unsynced: Mutex::new(Vec::new()),
+            syncing: Mutex::new(None),
+            prewritten_bytes,
+        }
+    }
+
+    /// The writer's end, on the segment that holds the tail; a new segment when the tail is at a segment's end.
+    pub(crate) fn tail(&self) -> io::Result<Tail> {
+        let offset = self.marks.appended().0;
+        match self.find(offset) {
+            Some(segment) => {
+                let file = self.disk.open(&segment::name(segment.base), sluice_env::OpenMode::Write)?;
+                Ok(Tail { file, segment, offset })
+            }
+            None => self.add_segment(offset),
+        }
+    }
+
+    fn add_segment(&self, base: u64) -> io::Result<Tail> {
+        let file = segment::create(&*self.disk, base, self.segment_bytes, self.prewritten_bytes.min(self.segment_bytes))?;
+        let segment = Arc::new(Segment::new(base, self.segment_bytes, file.clone())?);
+        self.segments.write().push(segment.clone());
+        Ok(Tail { file, segment, offset: base })
+    }
+
+    /// Makes sure that `bytes` fit at the tail, with a new segment when they don't, before anything of a batch is placed. `reserve` bytes of the last segment
+    /// stay free for those who ask with a smaller reserve when no further segment can be made.
+    pub(crate) fn make_room(&self, tail: &mut Tail, bytes: usize, reserve: usize) -> Result<(), AppendError> {
+        if bytes as u64 > self.segment_bytes / 2 {
+            return Err(AppendError::TooLarge(bytes));
+        }
+        if self.fits(tail, bytes, reserve) {
+            return Ok(());
+        }
+        match self.roll(tail) {
+            Ok(()) => Ok(()),
+            Err(RollError::NoSpace(e)) => Err(AppendError::DiskFull(e.to_string())),
+            Err(RollError::Broken(e)) => Err(AppendError::Poisoned(e.to_string())),
+        }
+    }
+
+    /// Whether `bytes` and the `reserve` fit behind the tail without a roll.
+    pub(crate) fn fits(&self, tail: &Tail, bytes: usize, reserve: usize) -> bool {
+        tail.offset + (bytes + record::PREFIX_BYTES + reserve) as u64 <= tail.segment.end()
+    }
+
+    fn roll(&self, tail: &mut Tail) -> Result<(), RollError> {
+        // The new segment first: when there is no space for it, the old one must stay as it is, open for the reserve.
+        let next = self.add_segment(tail.segment.end()).map_err(RollError::NoSpace)?;
+        let rest = tail.segment.end() - tail.offset;
+        if rest > 0 {
+            let mut filler = record::blank(rest as u32).to_vec();
+            filler.truncate(rest as usize);
+            self.write(tail, &filler).map_err(RollError::Broken)?;
+        }
+        self.marks.advance_appended(next.offset);
+        *tail = next;
+        Ok(())
+    }
+
+    /// Writes bytes at the tail's place without moving it.
+    fn write(&self, tail: &Tail, bytes: &[u8]) -> io::Result<()> {
+        let mut unsynced = self.unsynced.lock();
+        if !unsynced.iter().any(|f| Arc::ptr_eq(f, &tail.file)) {
+            unsynced.push(tail.file.clone());
+        }
+        drop(unsynced);
+        tail.file.write_all_at(bytes, tail.offset - tail.segment.base)
+    }
+
+    /// Appends sealed records and publishes the new end. After an error the log must be given up: part of the bytes may be in the file.
+    pub(crate) fn append(&self, tail: &mut Tail, bytes: &[u8]) -> io::Result<()> {
+        assert!(tail.offset + bytes.len() as u64 <= tail.segment.end(), "append without room");
+        self.write(tail, bytes)?;
+        tail.offset += bytes.len() as u64;
+        self.marks.advance_appended(tail.offset);
+        Ok(())
+    }
+
+    /// Puts everything appended before the call on stable storage and publishes it as flushed. After an error nothing may be acknowledged any more.
+    pub(crate) fn flush(&self) -> io::Result<()> {
+        let mut failed = self.syncing.lock();
+        if let Some(what) = &*failed {
+            return Err(io::Error::other(what.clone()));
+        }
+        let target = self.marks.appended();
+        if self.marks.flushed() >= target {
+            return Ok(());
+        }
+        let files = std::mem::take(&mut *self.unsynced.lock());
+        for file in &files {
+            if let Err(e) = file.sync_data() {
+                *failed = Some(e.to_string());
+                return Err(e);
+            }
+        }
+        self.marks.advance_flushed(target.0);
+        Ok(())
+    }
+
+    fn find(&self, offset: u64) -> Option<Arc<Segment>> {
+        let segments = self.segments.read();
+        let i = segments.partition_point(|s| s.end() <= offset);
+        segments.get(i).filter(|s| s.base <= offset).cloned()
+    }
+
+    /// The segment of an offset that has been appended.
+    pub(crate) fn segment_of(&self, offset: u64) -> Result<Arc<Segment>, ReadError> {
+        let written = offset < self.marks.appended().0;
+        self.find(offset).filter(|_| written).ok_or(ReadError::NotFound(CommitLogOffset(offset)))
+    }
+
+    /// The bytes of the record at `offset`: whole, not yet checked.
+    pub(crate) fn record_bytes(&self, offset: u64) -> Result<Bytes, ReadError> {
+        let segment = self.segment_of(offset)?;
+        let damaged = ReadError::Corrupt(CommitLogOffset(offset));
+        let head = segment.slice(offset, record::PREFIX_BYTES).map_err(|_| damaged.clone())?;
+        match record::prefix(&head) {
+            record::Prefix::Record(size) => segment.slice(offset, size).map_err(|_| damaged),
+            record::Prefix::Blank(_) => Err(ReadError::NotFound(CommitLogOffset(offset))),
+            record::Prefix::Nothing => Err(damaged),
+        }
+    }
+
+    pub(crate) fn segments(&self) -> Vec<Arc<Segment>> {
+        self.segments.read().clone()
+    }
+
+    /// Removes whole segments below `min`; one file at most is kept for recycling. The caller has made sure that nothing durable refers to them.
+    pub(crate) fn remove_below(&self, min: u64) -> io::Result<()> {
+        let gone: Vec<Arc<Segment>> = {
+            let mut segments = self.segments.write();
+            let n = segments.iter().take_while(|s| s.end() <= min).count();
+            segments.drain(..n).collect()
+        };
+        for (i, segment) in gone.iter().enumerate() {
+            if i == 0 && segment.is_unread() {
+                segment::recycle(&*self.disk, segment.base)?;
+            } else {
+                self.disk.remove(&segment::name(segment.base))?;
+            }
+        }
+        if gone.is_empty() { Ok(()) } else { self.disk.sync_dir(segment::DIRECTORY) }
+    }
+}
+
+enum RollError {
+    NoSpace(io::Error),
+    Broken(io::Error),
+}

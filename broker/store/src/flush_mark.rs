@@ -1,0 +1,58 @@
+//! The flushed mark: a lower bound of the flushed watermark, kept beside the log so that recovery can tell a torn tail (beyond it) from damage (below it).
+//!
+//! It is written after each sync and itself synced only with a checkpoint. A stale mark is a lower bound still; two slots in turn outlive a torn write.
+
+use parking_lot::Mutex;
+use sluice_env::{Disk, File, OpenMode};
+use std::{io, sync::Arc};
+
+const FILE: &str = "flushed";
+const SLOT_BYTES: u64 = 512;
+
+pub(crate) struct FlushMark {
+    file: Arc<dyn File>,
+    turn: Mutex<u64>,
+}
+
+fn encode(offset: u64) -> [u8; 12] {
+    let mut slot = [0; 12];
+    slot[..8].copy_from_slice(&offset.to_be_bytes());
+    let checksum = crc32fast::hash(&slot[..8]);
+    slot[8..].copy_from_slice(&checksum.to_be_bytes());
+    slot
+}
+
+fn decode(slot: [u8; 12]) -> Option<u64> {
+    let (offset, checksum) = slot.split_first_chunk::<8>()?;
+    (crc32fast::hash(offset).to_be_bytes() == checksum).then(|| u64::from_be_bytes(*offset))
+}
+
+impl FlushMark {
+    /// Opens it and reads the highest mark that is whole; 0 when there is none.
+    pub(crate) fn open(disk: &dyn Disk) -> io::Result<(Self, u64)> {
+        let file = disk.open(FILE, OpenMode::Create)?;
+        if file.len()? < 2 * SLOT_BYTES {
+            file.set_len(2 * SLOT_BYTES)?;
+        }
+        let mut highest = 0;
+        for slot in 0..2 {
+            let mut bytes = [0; 12];
+            file.read_exact_at(&mut bytes, slot * SLOT_BYTES)?;
+            highest = highest.max(decode(bytes).unwrap_or(0));
+        }
+        Ok((Self { file, turn: Mutex::new(0) }, highest))
+    }
+
+    /// Notes how far the log is flushed. Failing to is no harm: the old mark holds.
+    pub(crate) fn note(&self, offset: u64) {
+        let mut turn = self.turn.lock();
+        *turn += 1;
+        if let Err(e) = self.file.write_all_at(&encode(offset), *turn % 2 * SLOT_BYTES) {
+            tracing::debug!(error = %e, "the flushed mark could not be written");
+        }
+    }
+
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+}

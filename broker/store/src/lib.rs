@@ -1,0 +1,26 @@
+//! The log that keeps its word: commit log, queue index, key index, checkpoint, recovery and retention of one store directory. See `FORMAT.md`.
+//!
+//! No async and no sockets here: work is handed in with [`Store::submit`] and comes back through a callback; reads are plain calls that touch page cache.
+#![deny(unsafe_code)]
+
+mod api;
+mod batch;
+mod checkpoint;
+mod commit_log;
+mod flush_mark;
+pub mod key_index;
+mod maintenance;
+mod mmap;
+pub mod queue_index;
+mod read;
+mod recovery;
+mod segment;
+mod store;
+mod watermarks;
+mod writer;
+
+pub use api::*;
+pub use batch::Batch;
+pub use queue_index::{Queue, QueueRef};
+pub use recovery::OpenError;
+pub use store::{Store, StoreOptions, StoreStatus};

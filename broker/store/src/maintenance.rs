@@ -1,0 +1,215 @@
+//! Work beside the write path, on one thread: the next segment made ready, checkpoints, retention, disk space, deadlines of waiters.
+
+use crate::{FlushMode, commit_log::CommitLog, segment, store::Shared};
+use parking_lot::{Condvar, Mutex};
+use sluice_env::Monotonic;
+use sluice_protocol::record::RecordView;
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
+};
+
+const TICK: Duration = Duration::from_millis(100);
+const SPACE_EVERY: Duration = Duration::from_secs(1);
+const RETENTION_EVERY: Duration = Duration::from_secs(10);
+/// Queue entries kept in memory before they go to the index files.
+const ENTRIES_IN_MEMORY_MAX: usize = 512 << 10;
+/// Keys kept in memory before they become a run.
+const KEYS_IN_MEMORY_MAX: usize = 256 << 10;
+
+/// What the thread is told, and what it tells.
+pub(crate) struct Maintenance {
+    state: Mutex<State>,
+    changed: Condvar,
+    prepared: AtomicBool,
+    abandoned: AtomicBool,
+    checkpointed: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    woken: bool,
+    stopped: bool,
+}
+
+impl Maintenance {
+    pub(crate) fn new(checkpointed: u64) -> Self {
+        Self {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            prepared: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
+            checkpointed: checkpointed.into(),
+        }
+    }
+
+    /// Tells that a segment was begun, so that the next is made ready.
+    pub(crate) fn wake(&self) {
+        self.prepared.store(false, Ordering::SeqCst);
+        self.state.lock().woken = true;
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn stop(&self) {
+        self.state.lock().stopped = true;
+        self.changed.notify_all();
+    }
+
+    /// Ends without a last flush or checkpoint, as a kill would.
+    pub(crate) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::SeqCst)
+    }
+
+    /// Whether the next segment is ready, so that the end of this one need not be kept free.
+    pub(crate) fn is_prepared(&self) -> bool {
+        self.prepared.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn note_checkpoint(&self, log_offset: u64) {
+        self.checkpointed.store(log_offset, Ordering::SeqCst);
+    }
+
+    fn wait(&self) -> bool {
+        let mut state = self.state.lock();
+        if !state.woken && !state.stopped {
+            self.changed.wait_for(&mut state, TICK);
+        }
+        state.woken = false;
+        !state.stopped
+    }
+}
+
+struct Timers {
+    space: Monotonic,
+    retention: Monotonic,
+    checkpoint: Monotonic,
+}
+
+impl Shared {
+    pub(crate) fn maintenance_thread(&self) {
+        let now = self.env.clock.monotonic();
+        let mut timers = Timers { space: now, retention: now, checkpoint: now };
+        while self.maintenance.wait() {
+            self.maintain(&mut timers);
+        }
+        if self.maintenance.is_abandoned() {
+            return;
+        }
+        // A planned stop: the writer has drained by now or is about to; the checkpoint flushes what there is.
+        while self.writer.queued_bytes() > 0 && !self.writer.is_poisoned.load(Ordering::SeqCst) {
+            self.writer_turn();
+        }
+        self.flush_and_release();
+        self.try_checkpoint();
+    }
+
+    fn maintain(&self, timers: &mut Timers) {
+        let now = self.env.clock.monotonic();
+        self.expire_waiters();
+        if now.since(timers.space) >= SPACE_EVERY {
+            timers.space = now;
+            self.watch_space();
+        }
+        if !self.maintenance.is_prepared() && self.disk_full.lock().is_none() {
+            self.prepare_segment();
+        }
+        if self.queues.in_memory_entries() > ENTRIES_IN_MEMORY_MAX
+            && let Err(e) = self.queues.spill()
+        {
+            tracing::warn!(error = %e, "the queue index could not be written; it stays in memory");
+        }
+        if self.keys.pending() > KEYS_IN_MEMORY_MAX
+            && let Err(e) = self.keys.flush_run()
+        {
+            tracing::warn!(error = %e, "the key index could not be written; it stays in memory");
+        }
+        let appended = self.log.marks.appended().0;
+        let ahead = appended - self.maintenance.checkpointed.load(Ordering::SeqCst).min(appended);
+        let due = ahead >= self.options.checkpoint_bytes || (ahead > 0 && now.since(timers.checkpoint) >= self.options.checkpoint_interval);
+        if due {
+            timers.checkpoint = now;
+            self.try_checkpoint();
+        }
+        if now.since(timers.retention) >= RETENTION_EVERY {
+            timers.retention = now;
+            if let Err(e) = self.retain() {
+                tracing::warn!(error = %e, "old segments could not be removed; they are tried again");
+            }
+        }
+    }
+
+    fn try_checkpoint(&self) {
+        if self.writer.is_poisoned.load(Ordering::SeqCst) {
+            return;
+        }
+        if let Err(e) = self.checkpoint() {
+            tracing::warn!(error = %e, "no checkpoint could be written; recovery will read more of the log");
+        }
+    }
+
+    fn prepare_segment(&self) {
+        let prewrite = self.options.flush == FlushMode::Sync;
+        match segment::prepare(&*self.env.disk, self.log.segment_bytes, prewrite) {
+            Ok(()) => self.maintenance.prepared.store(true, Ordering::SeqCst),
+            Err(e) => tracing::debug!(error = %e, "the next segment could not be made ready"),
+        }
+    }
+
+    /// Refuses writes before the disk is full, and takes them again as soon as there is space.
+    fn watch_space(&self) {
+        let Ok((free, total)) = self.env.disk.space() else { return };
+        let used = if total == 0 { 0.0 } else { 1.0 - free as f64 / total as f64 };
+        let over = used > self.options.disk_used_ratio_max;
+        let mut full = self.disk_full.lock();
+        if over && full.is_none() {
+            let why = format!("{:.1} % of the file system is in use, writes are refused above {:.1} %", used * 100.0, self.options.disk_used_ratio_max * 100.0);
+            tracing::warn!(reason = why, "writes are refused");
+            *full = Some(why);
+        } else if !over && full.is_some() {
+            // Also after a segment could not be made: the next append tries again, and says so if it still can't.
+            tracing::info!("writes are taken again");
+            *full = None;
+        }
+    }
+
+    /// Removes segments that are too old or too many, never the last, and only what a durable checkpoint no longer refers to.
+    pub(crate) fn retain(&self) -> std::io::Result<()> {
+        let Some(min) = self.retention_min() else { return Ok(()) };
+        self.log.marks.advance_min(min);
+        self.queues.trim_below_log(min)?;
+        self.keys.trim(min)?;
+        self.checkpoint()?;
+        self.log.remove_below(min)
+    }
+
+    fn retention_min(&self) -> Option<u64> {
+        let segments = self.log.segments();
+        let flushed = self.log.marks.flushed().0;
+        let oldest_kept = self.env.clock.wall().0 - i64::try_from(self.options.retention_age.as_millis()).unwrap_or(i64::MAX);
+        let end = self.log.marks.appended().0;
+        let mut min = None;
+        for pair in segments.windows(2) {
+            let next = &pair[1];
+            if next.base > flushed {
+                break;
+            }
+            // Times never go back in the log: the next segment's first record is younger than everything here.
+            let old = first_timestamp(&self.log, next.base).is_some_and(|ms| ms < oldest_kept);
+            let many = self.options.retention_bytes.is_some_and(|most| end - next.base >= most);
+            if !old && !many {
+                break;
+            }
+            min = Some(next.base);
+        }
+        min.filter(|min| *min > self.log.marks.min().0)
+    }
+}
+
+fn first_timestamp(log: &CommitLog, base: u64) -> Option<i64> {
+    let bytes = log.record_bytes(base).ok()?;
+    RecordView::checked(&bytes).ok().map(|view| view.store_timestamp())
+}

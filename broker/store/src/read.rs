@@ -1,0 +1,190 @@
+//! Reading: by queue, by offset, by key, by time. Nothing is served that has not been checked against its checksum and its place.
+
+use crate::{
+    QueueBounds, ReadError, ReadLimits, ReadOutcome, Store, TimeBoundary,
+    key_index::hash_key,
+    queue_index::{Entry, Queue, QueueRef},
+};
+use bytes::Bytes;
+use sluice_protocol::{properties, record::RecordView};
+use sluice_types::{CommitLogOffset, QueueOffset};
+
+/// Index entries fetched at a time.
+const ENTRIES_AT_ONCE: usize = 1024;
+
+/// Slices under construction: neighbours in one mapped segment become one slice.
+#[derive(Default)]
+struct Slices {
+    done: Vec<Bytes>,
+    /// Log offset, length and bytes of the run being extended.
+    run: Option<(u64, usize)>,
+}
+
+impl Store {
+    /// First and end offset of a queue as consumers may see it.
+    #[must_use]
+    pub fn bounds(&self, queue: &Queue) -> QueueBounds {
+        queue.visible()
+    }
+
+    /// Reads a queue from `from` on. `accept` sees each entry's tag hash (0: none) and may refuse it unread. Outside the bounds nothing is found.
+    pub fn read(&self, queue: &QueueRef, from: QueueOffset, limits: ReadLimits, accept: &mut dyn FnMut(i64) -> bool) -> Result<ReadOutcome, ReadError> {
+        let bounds = queue.visible();
+        let mut out = ReadOutcome { slices: Vec::new(), messages: 0, bytes: 0, next: from, bounds, last_store_timestamp: 0 };
+        if from < bounds.min || from >= bounds.max {
+            return Ok(out);
+        }
+        let mut slices = Slices::default();
+        let mut scanned = 0;
+        let mut entries = Vec::new();
+        'read: while out.next < bounds.max && out.messages < limits.messages && scanned < limits.scanned {
+            entries.clear();
+            let want = (ENTRIES_AT_ONCE.min((limits.scanned - scanned) as usize)).min(limits.messages.saturating_mul(4) as usize);
+            let first = self.entries(queue, out.next, want.max(1), &mut entries)?;
+            if entries.is_empty() {
+                break;
+            }
+            out.next = first;
+            for entry in &entries {
+                if out.messages >= limits.messages || (out.messages > 0 && out.bytes + entry.size as usize > limits.bytes) {
+                    break 'read;
+                }
+                scanned += 1;
+                if accept(entry.tag_hash) {
+                    out.last_store_timestamp = self.take(queue, out.next, *entry, &mut slices)?;
+                    out.messages += 1;
+                    out.bytes += entry.size as usize;
+                }
+                out.next = out.next.plus(1);
+            }
+        }
+        out.slices = self.finish(slices)?;
+        Ok(out)
+    }
+
+    fn entries(&self, queue: &QueueRef, from: QueueOffset, count: usize, out: &mut Vec<Entry>) -> Result<QueueOffset, ReadError> {
+        self.shared.queues.entries(queue, from, count, out).map_err(|e| ReadError::Disk(CommitLogOffset::ZERO, format!("the queue index: {e}")))
+    }
+
+    /// Checks a record and adds it to the slices; its store timestamp.
+    fn take(&self, queue: &QueueRef, offset: QueueOffset, entry: Entry, slices: &mut Slices) -> Result<i64, ReadError> {
+        let segment = self.shared.log.segment_of(entry.log_offset)?;
+        let bytes = segment.slice(entry.log_offset, entry.size as usize)?;
+        let view = checked(&bytes, entry.log_offset)?;
+        let belongs = view.bytes().len() == bytes.len()
+            && view.queue_offset() == offset.0
+            && view.queue_id() == queue.id().to_wire()
+            && view.topic() == queue.topic().as_str();
+        if !belongs {
+            return Err(ReadError::Corrupt(CommitLogOffset(entry.log_offset)));
+        }
+        let ms = view.store_timestamp();
+        match slices.run {
+            Some((start, len)) if segment.is_mapped() && start >= segment.base && start + len as u64 == entry.log_offset => slices.run = Some((start, len + bytes.len())),
+            _ => {
+                self.end_run(slices)?;
+                if segment.is_mapped() {
+                    slices.run = Some((entry.log_offset, bytes.len()));
+                } else {
+                    slices.done.push(bytes);
+                }
+            }
+        }
+        Ok(ms)
+    }
+
+    fn end_run(&self, slices: &mut Slices) -> Result<(), ReadError> {
+        if let Some((start, len)) = slices.run.take() {
+            slices.done.push(self.shared.log.segment_of(start)?.slice(start, len)?);
+        }
+        Ok(())
+    }
+
+    fn finish(&self, mut slices: Slices) -> Result<Vec<Bytes>, ReadError> {
+        self.end_run(&mut slices)?;
+        Ok(slices.done)
+    }
+
+    /// The record that begins at a commit log offset, if consumers may see that far.
+    pub fn record_at(&self, offset: CommitLogOffset) -> Result<Bytes, ReadError> {
+        let visible = match self.shared.options.flush {
+            crate::FlushMode::Sync => self.shared.log.marks.flushed(),
+            crate::FlushMode::Async { .. } => self.shared.log.marks.appended(),
+        };
+        if offset >= visible {
+            return Err(ReadError::NotFound(offset));
+        }
+        let bytes = self.shared.log.record_bytes(offset.0)?;
+        let view = checked(&bytes, offset.0)?;
+        if view.topic() == crate::batch::META_TOPIC {
+            return Err(ReadError::NotFound(offset));
+        }
+        Ok(bytes)
+    }
+
+    /// When an entry's record was stored, ms since 1970; `None` when there is no such entry.
+    pub fn store_timestamp(&self, queue: &QueueRef, offset: QueueOffset) -> Result<Option<i64>, ReadError> {
+        let found = self.shared.queues.entry(queue, offset).map_err(|e| ReadError::Disk(CommitLogOffset::ZERO, format!("the queue index: {e}")))?;
+        let Some(entry) = found else { return Ok(None) };
+        let bytes = self.shared.log.record_bytes(entry.log_offset)?;
+        Ok(Some(checked(&bytes, entry.log_offset)?.store_timestamp()))
+    }
+
+    /// The entry at a time, by binary search: times never go back within a queue. `Lower` beyond the last is the end; `Upper` before the first is the first.
+    pub fn offset_by_time(&self, queue: &QueueRef, ms: i64, boundary: TimeBoundary) -> Result<QueueOffset, ReadError> {
+        let bounds = queue.visible();
+        let (mut low, mut high) = (bounds.min.0, bounds.max.0);
+        // The first entry at or after `ms` (Lower), or after it (Upper).
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let stored = self.store_timestamp(queue, QueueOffset(middle))?;
+            let before = match boundary {
+                TimeBoundary::Lower => stored.is_none_or(|t| t < ms),
+                TimeBoundary::Upper => stored.is_none_or(|t| t <= ms),
+            };
+            if before {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        Ok(match boundary {
+            TimeBoundary::Lower => QueueOffset(low),
+            TimeBoundary::Upper => QueueOffset(low.saturating_sub(1).max(bounds.min.0)),
+        })
+    }
+
+    /// Records with that key (one of KEYS, or the unique key) in a topic, newest first, stored between two times.
+    pub fn query(&self, topic: &str, key: &str, max: usize, begin_ms: i64, end_ms: i64) -> Result<Vec<Bytes>, ReadError> {
+        let mut offsets = Vec::new();
+        // Hashes may collide and a message may have the key twice: ask for more than wanted, then look.
+        let lookup = self.shared.keys.lookup(hash_key(topic, key), begin_ms, end_ms, max.saturating_mul(2).saturating_add(16), &mut offsets);
+        lookup.map_err(|e| ReadError::Disk(CommitLogOffset::ZERO, format!("the key index: {e}")))?;
+        offsets.dedup();
+        let mut found = Vec::new();
+        for offset in offsets {
+            if found.len() >= max {
+                break;
+            }
+            let bytes = match self.record_at(CommitLogOffset(offset)) {
+                Ok(bytes) => bytes,
+                Err(ReadError::NotFound(_)) => continue,
+                Err(e) => return Err(e),
+            };
+            let view = checked(&bytes, offset)?;
+            let has = properties::iter(view.properties()).any(|(name, value)| match name {
+                properties::UNIQUE_KEY => value == key,
+                properties::KEYS => value.split(' ').any(|k| k == key),
+                _ => false,
+            });
+            if has && view.topic() == topic && (begin_ms..=end_ms).contains(&view.store_timestamp()) {
+                found.push(bytes);
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn checked(bytes: &[u8], offset: u64) -> Result<RecordView<'_>, ReadError> {
+    RecordView::checked(bytes).ok().filter(|view| view.log_offset() == offset).ok_or(ReadError::Corrupt(CommitLogOffset(offset)))
+}

@@ -1,0 +1,385 @@
+//! Opening a directory: what the checkpoint says, then every record after it, checked. A torn tail is cut; damage below the flushed mark is refused, never guessed at.
+
+use crate::{
+    MetaTable, StoreOptions, batch,
+    checkpoint::{Checkpoint, Loaded, Meta},
+    commit_log::CommitLog,
+    flush_mark::FlushMark,
+    key_index::KeyIndex,
+    queue_index::{Entry, QueueIndex},
+    segment::{self, Segment},
+    store::apply,
+    writer::TURN_BYTES_MAX,
+};
+use memchr::memmem;
+use sluice_env::{Disk, Env, OpenMode};
+use sluice_protocol::record::{self, Prefix, RecordView};
+use sluice_types::{QueueId, QueueOffset, Topic};
+use std::{io, sync::Arc};
+
+const IDENTITY: &str = "identity";
+const IDENTITY_MAGIC: &[u8; 8] = b"SLUICES1";
+/// Entries kept in memory during recovery before they are spilled.
+const ENTRIES_IN_MEMORY_MAX: usize = 1 << 20;
+/// Zeros written at the start of a segment that is made at once.
+const PREWRITTEN_BYTES: u64 = 16 << 20;
+
+/// Why a store directory was not opened. Nothing in it has been changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("the store directory {0} is in use by another process; stop that one or choose another directory")]
+    Locked(String),
+    /// The disk failed.
+    #[error("{what} failed: {error}")]
+    Disk {
+        /// What was being done.
+        what: String,
+        /// The system's words.
+        error: String,
+    },
+    /// Damage where the log is known to have been whole. Restoring the segment from a copy, or a replica, is the way out.
+    #[error("the store directory is damaged: {0}; nothing was changed. Restore the file from a copy, or start with an empty directory")]
+    Damaged(String),
+}
+
+pub(crate) struct Recovered {
+    pub(crate) log: CommitLog,
+    pub(crate) queues: QueueIndex,
+    pub(crate) keys: KeyIndex,
+    pub(crate) meta: Meta,
+    pub(crate) flush_mark: FlushMark,
+    pub(crate) newest_ms: i64,
+    pub(crate) checkpointed: u64,
+    pub(crate) identity: u128,
+    pub(crate) lock: Box<dyn Send + Sync>,
+}
+
+fn disk_error(what: &str) -> impl FnOnce(io::Error) -> OpenError + '_ {
+    move |error| OpenError::Disk { what: what.to_owned(), error: error.to_string() }
+}
+
+pub(crate) fn open(env: &Env, options: &StoreOptions) -> Result<Recovered, OpenError> {
+    let disk = &env.disk;
+    let lock = disk.lock("lock").map_err(|e| match e.kind() {
+        io::ErrorKind::WouldBlock => OpenError::Locked(disk.describe()),
+        _ => disk_error("locking the store directory")(e),
+    })?;
+    disk.create_dir(segment::DIRECTORY).map_err(disk_error("making the directory commitlog"))?;
+    disk.sync_dir("").map_err(disk_error("syncing the store directory"))?;
+    let (identity, segment_bytes) = identity(env, options)?;
+    let (flush_mark, marked) = FlushMark::open(&**disk).map_err(disk_error("reading the flushed mark"))?;
+    let base = Base::load(disk)?;
+    let segments = segments(disk, segment_bytes, base.min)?;
+    let newest_ms = base.newest_ms;
+    let mut scan = Scan { disk, base, segments, marked, newest_ms, end: 0 };
+    scan.run()?;
+    scan.refuse_damage(options)?;
+    scan.cut()?;
+    let prewritten = if options.flush == crate::FlushMode::Sync { PREWRITTEN_BYTES } else { 0 };
+    let Scan { base, segments, newest_ms, end, .. } = scan;
+    let log = CommitLog::new(disk.clone(), segment_bytes, prewritten, segments, end);
+    flush_mark.note(end);
+    Ok(Recovered { log, queues: base.queues, keys: base.keys, meta: base.meta, flush_mark, newest_ms, checkpointed: base.checkpointed, identity, lock })
+}
+
+/// Identity and segment size, fixed when the directory is made: magic 8 · id 16 · segment bytes 8 · CRC-32 4.
+fn identity(env: &Env, options: &StoreOptions) -> Result<(u128, u64), OpenError> {
+    const BYTES: usize = 36;
+    let disk = &env.disk;
+    match disk.open(IDENTITY, OpenMode::Read) {
+        Ok(file) => {
+            let mut bytes = [0; BYTES];
+            file.read_exact_at(&mut bytes, 0).map_err(|_| OpenError::Damaged("the file identity is too short".to_owned()))?;
+            let (content, checksum) = bytes.split_at(BYTES - 4);
+            if !content.starts_with(IDENTITY_MAGIC) || crc32fast::hash(content).to_be_bytes() != checksum {
+                return Err(OpenError::Damaged("the file identity does not match its checksum".to_owned()));
+            }
+            let mut id = [0; 16];
+            id.copy_from_slice(&content[8..24]);
+            let mut size = [0; 8];
+            size.copy_from_slice(&content[24..32]);
+            Ok((u128::from_be_bytes(id), u64::from_be_bytes(size)))
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            if !segment::list(&**disk).map_err(disk_error("listing commitlog"))?.is_empty() {
+                return Err(OpenError::Damaged("there is a commit log but no file identity".to_owned()));
+            }
+            let id = env.rng.next_u128();
+            let mut bytes = IDENTITY_MAGIC.to_vec();
+            bytes.extend_from_slice(&id.to_be_bytes());
+            bytes.extend_from_slice(&options.segment_bytes.to_be_bytes());
+            let checksum = crc32fast::hash(&bytes);
+            bytes.extend_from_slice(&checksum.to_be_bytes());
+            write_new(disk, IDENTITY, &bytes).map_err(disk_error("writing the file identity"))?;
+            Ok((id, options.segment_bytes))
+        }
+        Err(e) => Err(disk_error("reading the file identity")(e)),
+    }
+}
+
+/// Whole or not at all: through another name.
+fn write_new(disk: &Arc<dyn Disk>, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let temporary = format!("{name}.new");
+    let file = disk.open(&temporary, OpenMode::Create)?;
+    file.write_all_at(bytes, 0)?;
+    file.sync_data()?;
+    disk.rename(&temporary, name)?;
+    disk.sync_dir("")
+}
+
+/// What recovery starts from.
+struct Base {
+    min: u64,
+    /// Records below are dispatched already.
+    dispatched: u64,
+    /// Metadata below is in `meta` already; differs from `dispatched` when the indexes are rebuilt.
+    checkpointed: u64,
+    newest_ms: i64,
+    meta: Meta,
+    queues: QueueIndex,
+    keys: KeyIndex,
+    /// The log's begin may lie above 0 only with a checkpoint.
+    known: bool,
+}
+
+impl Base {
+    fn load(disk: &Arc<dyn Disk>) -> Result<Self, OpenError> {
+        match Checkpoint::load(&**disk).map_err(disk_error("reading the checkpoint"))? {
+            Loaded::None => Self::rebuild(disk, Checkpoint::default(), false),
+            Loaded::Newest(checkpoint) => Self::restore(disk, checkpoint),
+            Loaded::Previous(checkpoint) => {
+                tracing::warn!("the newest checkpoint is damaged: the indexes are rebuilt from the whole log");
+                Self::rebuild(disk, checkpoint, true)
+            }
+            Loaded::Damaged => Err(OpenError::Damaged("neither checkpoint nor checkpoint.old is whole".to_owned())),
+        }
+    }
+
+    fn restore(disk: &Arc<dyn Disk>, checkpoint: Checkpoint) -> Result<Self, OpenError> {
+        let queues = QueueIndex::restore(disk.clone(), &checkpoint.queues);
+        let keys = KeyIndex::restore(disk.clone(), &checkpoint.keys);
+        match (queues, keys) {
+            (Ok(queues), Ok(keys)) => Ok(Self {
+                min: checkpoint.min_offset,
+                dispatched: checkpoint.log_offset,
+                checkpointed: checkpoint.log_offset,
+                newest_ms: checkpoint.newest_ms,
+                meta: checkpoint.meta,
+                queues,
+                keys,
+                known: true,
+            }),
+            (queues, keys) => {
+                let why = queues.err().map(|e| e.to_string()).or(keys.err().map(|e| e.to_string())).unwrap_or_default();
+                tracing::warn!(reason = why, "an index file is damaged: the indexes are rebuilt from the whole log");
+                Self::rebuild(disk, checkpoint, true)
+            }
+        }
+    }
+
+    fn rebuild(disk: &Arc<dyn Disk>, checkpoint: Checkpoint, known: bool) -> Result<Self, OpenError> {
+        Ok(Self {
+            min: checkpoint.min_offset,
+            dispatched: checkpoint.min_offset,
+            checkpointed: checkpoint.log_offset,
+            newest_ms: checkpoint.newest_ms,
+            meta: checkpoint.meta,
+            queues: QueueIndex::new(disk.clone()).map_err(disk_error("making the queue index"))?,
+            keys: KeyIndex::new(disk.clone()).map_err(disk_error("making the key index"))?,
+            known,
+        })
+    }
+}
+
+/// The segments from `min` on, without holes.
+fn segments(disk: &Arc<dyn Disk>, segment_bytes: u64, min: u64) -> Result<Vec<Arc<Segment>>, OpenError> {
+    let bases = segment::list(&**disk).map_err(disk_error("listing commitlog"))?;
+    let mut segments: Vec<Arc<Segment>> = Vec::new();
+    for base in bases {
+        let name = segment::name(base);
+        if base + segment_bytes <= min {
+            // Retention had removed it from the checkpoint, and was stopped before it had removed the file.
+            disk.remove(&name).map_err(disk_error("removing an old segment"))?;
+            continue;
+        }
+        let expected = segments.last().map_or(min - min % segment_bytes, |s| s.end());
+        if base != expected {
+            return Err(OpenError::Damaged(format!("the segment {} is missing", segment::name(expected))));
+        }
+        let file = disk.open(&name, OpenMode::Write).map_err(disk_error("opening a segment"))?;
+        let len = file.len().map_err(disk_error("reading a segment's length"))?;
+        if len != segment_bytes {
+            return Err(OpenError::Damaged(format!("the segment {name} has {len} bytes instead of {segment_bytes}")));
+        }
+        segments.push(Arc::new(Segment::new(base, segment_bytes, file).map_err(disk_error("mapping a segment"))?));
+    }
+    Ok(segments)
+}
+
+struct Scan<'a> {
+    disk: &'a Arc<dyn Disk>,
+    base: Base,
+    segments: Vec<Arc<Segment>>,
+    marked: u64,
+    newest_ms: i64,
+    /// Where the log ends: the first place without a whole record.
+    end: u64,
+}
+
+impl Scan<'_> {
+    fn run(&mut self) -> Result<(), OpenError> {
+        let from = self.base.dispatched;
+        let last = self.segments.last().map_or(from.min(self.base.min), |s| s.end());
+        if last < self.base.checkpointed {
+            return Err(OpenError::Damaged(format!("the checkpoint knows the log up to {}, the segments end at {last}", self.base.checkpointed)));
+        }
+        if !self.base.known && self.segments.first().is_some_and(|s| s.base > 0) {
+            return Err(OpenError::Damaged("the log does not begin at 0 and there is no checkpoint: the metadata before it is lost".to_owned()));
+        }
+        self.end = from;
+        for segment in self.segments.clone() {
+            if segment.end() <= from {
+                continue;
+            }
+            let start = from.max(segment.base);
+            self.end = self.scan_segment(&segment, start)?;
+            if self.end < segment.end() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Dispatches the records of a segment; where it ends, or the first place without a record.
+    fn scan_segment(&mut self, segment: &Segment, from: u64) -> Result<u64, OpenError> {
+        let length = (segment.end() - from) as usize;
+        let bytes = segment.slice(from, length).map_err(|e| OpenError::Disk { what: format!("reading the segment {}", segment::name(segment.base)), error: e.to_string() })?;
+        let mut at = 0;
+        while length - at >= record::PREFIX_BYTES {
+            match record::prefix(&bytes[at..]) {
+                Prefix::Blank(size) if size == length - at => return Ok(segment.end()),
+                Prefix::Record(_) => {
+                    let offset = from + at as u64;
+                    let Some(view) = whole(&bytes[at..], offset) else { return Ok(offset) };
+                    self.dispatch(&view, offset)?;
+                    at += view.bytes().len();
+                }
+                _ => return Ok(from + at as u64),
+            }
+        }
+        Ok(segment.end())
+    }
+
+    fn dispatch(&mut self, view: &RecordView<'_>, offset: u64) -> Result<(), OpenError> {
+        self.newest_ms = self.newest_ms.max(view.store_timestamp());
+        if view.topic() == batch::META_TOPIC {
+            if offset >= self.base.checkpointed {
+                self.apply_meta(view, offset)?;
+            }
+            return Ok(());
+        }
+        let damaged = |what: &str| OpenError::Damaged(format!("the record at {offset} has {what}"));
+        let topic = Topic::new(view.topic()).map_err(|e| damaged(&e.to_string()))?;
+        let id = QueueId::from_wire(view.queue_id()).ok_or_else(|| damaged("a negative queue id"))?;
+        let queues = &self.base.queues;
+        let queue = queues.queue(&topic, id);
+        let (found, expected) = (QueueOffset(view.queue_offset()), queue.next_offset());
+        if found != expected {
+            // Rebuilding from a log whose begin retention has removed: the queue begins where its first record says.
+            let first = expected == QueueOffset::ZERO && found > expected && self.base.dispatched < self.base.checkpointed;
+            if !first {
+                return Err(damaged(&format!("queue offset {found}, {expected} was next in {topic} {id}")));
+            }
+            queues.start_at(&queue, found);
+        }
+        let (tag_hash, keys) = batch::derived(view.topic(), view.properties());
+        let pushed = queues.push(&queue, Entry { log_offset: offset, size: view.bytes().len() as u32, tag_hash });
+        queues.publish(&queue, pushed.plus(1));
+        for key in keys {
+            self.base.keys.push(key, offset, view.store_timestamp());
+        }
+        if queues.in_memory_entries() > ENTRIES_IN_MEMORY_MAX {
+            queues.spill().map_err(disk_error("writing the queue index"))?;
+        }
+        Ok(())
+    }
+
+    fn apply_meta(&mut self, view: &RecordView<'_>, offset: u64) -> Result<(), OpenError> {
+        let changes: Vec<crate::MetaChange> =
+            batch::decode_changes(view.body()).ok_or_else(|| OpenError::Damaged(format!("the metadata record at {offset} can't be read")))?;
+        for change in changes {
+            let table: MetaTable = change.table;
+            apply(&mut self.base.meta, table, &change.key, change.value.as_deref());
+        }
+        Ok(())
+    }
+
+    /// Tells a torn tail from damage. Below the flushed mark everything has been whole once; and under sync flush one turn at most can be torn, so that a whole
+    /// record further on proves that what lies before it had been flushed.
+    fn refuse_damage(&self, options: &StoreOptions) -> Result<(), OpenError> {
+        if self.end < self.marked {
+            return Err(OpenError::Damaged(format!("no whole record at commit log offset {}, though the log was flushed up to {}", self.end, self.marked)));
+        }
+        if options.flush != crate::FlushMode::Sync {
+            return Ok(());
+        }
+        let beyond = self.end + TURN_BYTES_MAX as u64 * 2;
+        for segment in self.segments.iter().filter(|s| s.end() > beyond) {
+            if let Some(offset) = find_record(segment, beyond.max(segment.base)) {
+                return Err(OpenError::Damaged(format!("no whole record at commit log offset {}, but one at {offset}, which was written after a sync", self.end)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts the log at its end for good: what lies beyond is zeroed or removed and synced before anything new is written, so that no later recovery can take a
+    /// remainder for live records. Then everything kept is put on stable storage, for a process kill leaves records that were never synced.
+    fn cut(&mut self) -> Result<(), OpenError> {
+        let end = self.end;
+        while self.segments.last().is_some_and(|s| s.base > end || (s.base == end && end > 0 && s.base != self.base.min)) {
+            if let Some(segment) = self.segments.pop() {
+                self.disk.remove(&segment::name(segment.base)).map_err(disk_error("removing a segment beyond the log's end"))?;
+            }
+        }
+        self.disk.sync_dir(segment::DIRECTORY).map_err(disk_error("syncing commitlog"))?;
+        for segment in self.segments.iter().filter(|s| s.end() > self.base.dispatched) {
+            let file = self.disk.open(&segment::name(segment.base), OpenMode::Write).map_err(disk_error("opening a segment"))?;
+            if segment.end() > end {
+                self.zero_rest(segment, &*file, end)?;
+            }
+            file.sync_data().map_err(disk_error("syncing a segment"))?;
+        }
+        Ok(())
+    }
+
+    fn zero_rest(&self, segment: &Segment, file: &dyn sluice_env::File, end: u64) -> Result<(), OpenError> {
+        const CHUNK_BYTES: u64 = 1 << 20;
+        let mut at = end.max(segment.base);
+        while at < segment.end() {
+            let n = (segment.end() - at).min(CHUNK_BYTES);
+            let bytes = segment.slice(at, n as usize).map_err(|e| OpenError::Disk { what: "reading a segment's rest".to_owned(), error: e.to_string() })?;
+            if bytes.iter().any(|b| *b != 0) {
+                segment::zero(file, at - segment.base, at - segment.base + n).map_err(disk_error("zeroing a segment's rest"))?;
+            }
+            at += n;
+        }
+        Ok(())
+    }
+}
+
+/// The record at the front of `bytes`, if it is whole and belongs at `offset`.
+fn whole(bytes: &[u8], offset: u64) -> Option<RecordView<'_>> {
+    RecordView::checked(bytes).ok().filter(|view| view.log_offset() == offset)
+}
+
+/// The first whole record in a segment at or after `from`.
+fn find_record(segment: &Segment, from: u64) -> Option<u64> {
+    let bytes = segment.slice(from, (segment.end() - from) as usize).ok()?;
+    [record::MAGIC_V1, record::MAGIC_V2]
+        .into_iter()
+        .filter_map(|magic| {
+            memmem::find_iter(&bytes, &magic.to_be_bytes()).filter_map(|at| at.checked_sub(4)).map(|at| from + at as u64).find(|at| whole(&bytes[(at - from) as usize..], *at).is_some())
+        })
+        .min()
+}

@@ -1,0 +1,143 @@
+//! Segments: the fixed-size files that the commit log consists of, named by their first byte's commit log offset (20 digits, as upstream names them).
+
+use crate::{ReadError, mmap};
+use bytes::Bytes;
+use sluice_env::{Disk, File, OpenMode};
+use sluice_types::CommitLogOffset;
+use std::{io, sync::Arc};
+
+/// Directory of the segments.
+pub(crate) const DIRECTORY: &str = "commitlog";
+/// A segment made ready for the next roll.
+const PREPARED: &str = "commitlog/next";
+/// How much is zeroed at a time.
+const ZEROS_BYTES: usize = 1 << 20;
+
+/// A segment's file name.
+pub(crate) fn name(base: u64) -> String {
+    format!("{DIRECTORY}/{base:020}")
+}
+
+/// The readable side of a segment.
+pub(crate) struct Segment {
+    pub(crate) base: u64,
+    pub(crate) bytes: u64,
+    data: Data,
+}
+
+enum Data {
+    Mapped(Bytes),
+    /// A simulated disk has no maps: each read copies.
+    File(Arc<dyn File>),
+}
+
+impl Segment {
+    pub(crate) fn new(base: u64, bytes: u64, file: Arc<dyn File>) -> io::Result<Self> {
+        let data = match file.os_file() {
+            Some(os) => Data::Mapped(mmap::map(os)?),
+            None => Data::File(file),
+        };
+        Ok(Self { base, bytes, data })
+    }
+
+    pub(crate) fn end(&self) -> u64 {
+        self.base + self.bytes
+    }
+
+    /// The bytes at a commit log offset. Out of the segment is `NotFound`.
+    pub(crate) fn slice(&self, offset: u64, len: usize) -> Result<Bytes, ReadError> {
+        let at = CommitLogOffset(offset);
+        let inside = offset >= self.base && offset.checked_add(len as u64).is_some_and(|end| end <= self.end());
+        if !inside {
+            return Err(ReadError::NotFound(at));
+        }
+        let from = (offset - self.base) as usize;
+        match &self.data {
+            Data::Mapped(map) => Ok(map.slice(from..from + len)),
+            Data::File(file) => {
+                let mut bytes = vec![0; len];
+                file.read_exact_at(&mut bytes, from as u64).map_err(|e| ReadError::Disk(at, e.to_string()))?;
+                Ok(bytes.into())
+            }
+        }
+    }
+
+    /// Whether neighbouring slices can be joined without a copy.
+    pub(crate) fn is_mapped(&self) -> bool {
+        matches!(self.data, Data::Mapped(_))
+    }
+
+    /// Whether no reader holds a slice of the map, so that the file may get other content.
+    pub(crate) fn is_unread(&self) -> bool {
+        match &self.data {
+            Data::Mapped(map) => map.is_unique(),
+            Data::File(_) => true,
+        }
+    }
+}
+
+/// Makes the next segment's file ready ahead of time: space reserved, and written once (`prewrite`), because overwriting written blocks syncs in about half the
+/// time of writing fresh ones.
+pub(crate) fn prepare(disk: &dyn Disk, bytes: u64, prewrite: bool) -> io::Result<()> {
+    if disk.open(PREPARED, OpenMode::Read).and_then(|f| f.len()).is_ok_and(|len| len == bytes) {
+        return Ok(());
+    }
+    let file = disk.open(PREPARED, OpenMode::Create)?;
+    let made = fill(&*file, bytes, if prewrite { bytes } else { 0 });
+    if made.is_err() {
+        // Leave no half-made file in a full disk's way.
+        let _ = disk.remove(PREPARED);
+    }
+    made
+}
+
+fn fill(file: &dyn File, bytes: u64, prewritten: u64) -> io::Result<()> {
+    file.set_len(0)?;
+    file.allocate(bytes)?;
+    zero(file, 0, prewritten)?;
+    file.sync_data()
+}
+
+/// Writes zeros from `from` to `to`.
+pub(crate) fn zero(file: &dyn File, from: u64, to: u64) -> io::Result<()> {
+    let zeros = vec![0u8; ZEROS_BYTES];
+    let mut at = from;
+    while at < to {
+        let n = (to - at).min(ZEROS_BYTES as u64);
+        file.write_all_at(&zeros[..n as usize], at)?;
+        at += n;
+    }
+    Ok(())
+}
+
+/// Makes an old segment's file the prepared one: its blocks are allocated and written already. What it holds can't be taken for live records, because each
+/// record carries its commit log offset under its checksum.
+pub(crate) fn recycle(disk: &dyn Disk, base: u64) -> io::Result<()> {
+    disk.rename(&name(base), PREPARED)?;
+    disk.sync_dir(DIRECTORY)
+}
+
+/// Opens the file for a new segment at `base`: the prepared one when there is one, else a fresh one of which `prewritten` bytes are written.
+pub(crate) fn create(disk: &dyn Disk, base: u64, bytes: u64, prewritten: u64) -> io::Result<Arc<dyn File>> {
+    let ready = disk.open(PREPARED, OpenMode::Read).and_then(|f| f.len()).is_ok_and(|len| len == bytes);
+    if ready {
+        disk.rename(PREPARED, &name(base))?;
+    } else {
+        let _ = disk.remove(PREPARED);
+        let file = disk.open(PREPARED, OpenMode::Create)?;
+        if let Err(e) = fill(&*file, bytes, prewritten) {
+            let _ = disk.remove(PREPARED);
+            return Err(e);
+        }
+        disk.rename(PREPARED, &name(base))?;
+    }
+    disk.sync_dir(DIRECTORY)?;
+    disk.open(&name(base), OpenMode::Write)
+}
+
+/// The bases of the segments on disk, ascending.
+pub(crate) fn list(disk: &dyn Disk) -> io::Result<Vec<u64>> {
+    let mut bases: Vec<u64> = disk.list(DIRECTORY)?.iter().filter(|n| n.len() == 20).filter_map(|n| n.parse().ok()).collect();
+    bases.sort_unstable();
+    Ok(bases)
+}

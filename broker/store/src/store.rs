@@ -1,0 +1,398 @@
+//! One store directory, opened.
+
+use crate::{
+    AppendError, Batch, Done, FlushMode, Hooks, MetaTable, Placed, Wait,
+    checkpoint::{Checkpoint, Meta},
+    commit_log::CommitLog,
+    flush_mark::FlushMark,
+    key_index::KeyIndex,
+    maintenance::Maintenance,
+    queue_index::{QueueIndex, QueueRef},
+    recovery::{self, OpenError},
+    writer::Writer,
+};
+use parking_lot::Mutex;
+use sluice_env::{Env, JoinHandle};
+use sluice_types::{CommitLogOffset, QueueId, QueueOffset, Topic};
+use std::{
+    sync::{Arc, OnceLock, atomic::Ordering, mpsc},
+    time::Duration,
+};
+
+/// How a store behaves.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// Bytes of a segment. Fixed when the directory is made; a later change has no effect on it.
+    pub segment_bytes: u64,
+    /// When a record counts as stored.
+    pub flush: FlushMode,
+    /// Longest wait for a flush before the append is answered with [`AppendError::FlushTimeout`].
+    pub flush_deadline: Duration,
+    /// Age after which a segment is removed.
+    pub retention_age: Duration,
+    /// Bytes of log beyond which the oldest segments are removed whatever their age.
+    pub retention_bytes: Option<u64>,
+    /// Most bytes that may wait for the writer.
+    pub append_queue_bytes_max: usize,
+    /// Share of the file system in use (0 to 1) from which on writes are refused.
+    pub disk_used_ratio_max: f64,
+    /// Bytes of log after which a checkpoint is written: what recovery has to read at most.
+    pub checkpoint_bytes: u64,
+    /// Time after which a checkpoint is written when anything changed.
+    pub checkpoint_interval: Duration,
+    /// Whether messages can be found by key.
+    pub key_index: bool,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 128 << 20,
+            flush: FlushMode::Async { interval: Duration::from_millis(500) },
+            flush_deadline: Duration::from_secs(5),
+            retention_age: Duration::from_secs(72 * 3600),
+            retention_bytes: None,
+            append_queue_bytes_max: 64 << 20,
+            disk_used_ratio_max: 0.95,
+            checkpoint_bytes: 256 << 20,
+            checkpoint_interval: Duration::from_secs(30),
+            key_index: true,
+        }
+    }
+}
+
+/// How a store is doing.
+#[derive(Clone, Debug)]
+pub struct StoreStatus {
+    /// End of what is written.
+    pub appended: CommitLogOffset,
+    /// End of what survives a power cut.
+    pub flushed: CommitLogOffset,
+    /// Begin of what is still there.
+    pub min: CommitLogOffset,
+    /// Why writes are refused, if they are.
+    pub writable: Result<(), String>,
+    /// The failure that stopped the log, if one has.
+    pub poisoned: Option<String>,
+    /// Bytes left on the file system.
+    pub disk_free_bytes: u64,
+    /// Bytes of the file system.
+    pub disk_total_bytes: u64,
+    /// Bytes between min and appended.
+    pub log_bytes: u64,
+    /// Segments.
+    pub segments: usize,
+    /// Queues.
+    pub queues: usize,
+    /// Bytes that wait for the writer.
+    pub queued_bytes: usize,
+    /// Records appended since the start.
+    pub appended_records: u64,
+    /// Bytes appended since the start.
+    pub appended_bytes: u64,
+    /// Syncs since the start.
+    pub syncs: u64,
+    /// Seconds spent in them.
+    pub sync_seconds_sum: f64,
+    /// Turns of the writer since the start.
+    pub turns: u64,
+}
+
+/// What all threads of a store share.
+pub(crate) struct Shared {
+    pub(crate) env: Env,
+    pub(crate) options: StoreOptions,
+    pub(crate) log: CommitLog,
+    pub(crate) writer: Writer,
+    pub(crate) queues: QueueIndex,
+    pub(crate) keys: KeyIndex,
+    pub(crate) flush_mark: FlushMark,
+    pub(crate) meta: Mutex<Meta>,
+    pub(crate) disk_full: Mutex<Option<String>>,
+    pub(crate) maintenance: Maintenance,
+    hooks: OnceLock<Hooks>,
+    /// The directory's lock, held as long as anything of the store lives.
+    _lock: Box<dyn Send + Sync>,
+}
+
+/// An open store. Dropping it without [`Store::close`] is what a kill does: nothing acknowledged is lost, the next start has more to read.
+pub struct Store {
+    pub(crate) shared: Arc<Shared>,
+    identity: u128,
+    threads: Mutex<Vec<Box<dyn JoinHandle>>>,
+}
+
+thread_local! {
+    static CORKED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+impl Store {
+    /// Opens the directory that `env.disk` stands for: takes its lock, recovers, starts the writer.
+    pub fn open(env: Env, options: StoreOptions) -> Result<Arc<Self>, OpenError> {
+        let recovered = recovery::open(&env, &options)?;
+        let tail = recovered.log.tail().map_err(|e| OpenError::Disk { what: "opening the last segment".to_owned(), error: e.to_string() })?;
+        let shared = Arc::new(Shared {
+            writer: Writer::new(tail, recovered.newest_ms),
+            env,
+            options,
+            log: recovered.log,
+            queues: recovered.queues,
+            keys: recovered.keys,
+            flush_mark: recovered.flush_mark,
+            meta: Mutex::new(recovered.meta),
+            disk_full: Mutex::new(None),
+            maintenance: Maintenance::new(recovered.checkpointed),
+            hooks: OnceLock::new(),
+            _lock: recovered.lock,
+        });
+        let store = Self { shared, identity: recovered.identity, threads: Mutex::default() };
+        store.start_threads()?;
+        Ok(Arc::new(store))
+    }
+
+    fn start_threads(&self) -> Result<(), OpenError> {
+        let bodies: [(&str, fn(&Shared)); 2] = [("log-writer", Shared::writer_thread), ("log-keeper", Shared::maintenance_thread)];
+        for (name, body) in bodies {
+            let shared = self.shared.clone();
+            let thread = self.shared.env.spawn.thread(name, Box::new(move || body(&shared)));
+            let thread = thread.map_err(|e| OpenError::Disk { what: format!("starting the thread {name}"), error: e.to_string() })?;
+            self.threads.lock().push(thread);
+        }
+        Ok(())
+    }
+
+    /// Who this store is; made with the directory.
+    #[must_use]
+    pub fn identity(&self) -> u128 {
+        self.identity
+    }
+
+    /// Sets what the store calls. Once, before traffic.
+    ///
+    /// # Panics
+    /// When they are set already.
+    pub fn set_hooks(&self, hooks: Hooks) {
+        assert!(self.shared.hooks.set(hooks).is_ok(), "the store's hooks are set once");
+    }
+
+    /// A topic's queue, made when it is missing. Keep it: looking it up costs more than using it.
+    #[must_use]
+    pub fn queue(&self, topic: &Topic, id: QueueId) -> QueueRef {
+        self.shared.queues.queue(topic, id)
+    }
+
+    /// The queues that a topic has had so far.
+    #[must_use]
+    pub fn queues_of(&self, topic: &str) -> Vec<QueueRef> {
+        self.shared.queues.queues_of(topic)
+    }
+
+    /// Hands a batch to the log. `done` is called exactly once, perhaps before this returns.
+    pub fn submit(&self, batch: Batch, wait: Wait, done: Done) {
+        self.shared.enqueue(batch, wait, done);
+        if !CORKED.get() {
+            self.shared.drive();
+        }
+    }
+
+    /// Runs `body`, whose submits on this thread go forward together at its end: the requests of one network read share one write and one sync.
+    pub fn corked<T>(&self, body: impl FnOnce() -> T) -> T {
+        struct Uncork(bool);
+        impl Drop for Uncork {
+            fn drop(&mut self) {
+                CORKED.set(self.0);
+            }
+        }
+        let out = {
+            let _uncork = Uncork(CORKED.replace(true));
+            body()
+        };
+        if !CORKED.get() {
+            self.shared.drive();
+        }
+        out
+    }
+
+    /// Appends and blocks until it is done: for background threads and tests, never for a thread that serves connections.
+    pub fn append(&self, batch: Batch, wait: Wait) -> Result<Vec<Placed>, AppendError> {
+        let (send, receive) = mpsc::sync_channel(1);
+        self.submit(
+            batch,
+            wait,
+            Box::new(move |result| {
+                let _ = send.send(result);
+            }),
+        );
+        receive.recv().unwrap_or(Err(AppendError::Stopped))
+    }
+
+    /// A table of the metadata as it is now.
+    #[must_use]
+    pub fn meta(&self, table: MetaTable) -> Vec<(String, Vec<u8>)> {
+        let meta = self.shared.meta.lock();
+        meta.range((table, String::new())..).take_while(|((t, _), _)| *t == table).map(|((_, k), v)| (k.clone(), v.clone())).collect()
+    }
+
+    /// Gives up a queue's entries below `min`.
+    pub fn trim_queue(&self, queue: &QueueRef, min: QueueOffset) {
+        self.shared.queues.trim_queue(queue, min);
+    }
+
+    /// How the store is doing.
+    #[must_use]
+    pub fn status(&self) -> StoreStatus {
+        let s = &self.shared;
+        let (min, flushed, appended) = (s.log.marks.min(), s.log.marks.flushed(), s.log.marks.appended());
+        let poisoned = s.writer.poisoned.lock().clone();
+        let full = s.disk_full.lock().clone();
+        let (disk_free_bytes, disk_total_bytes) = s.env.disk.space().unwrap_or((0, 0));
+        let counters = &s.writer.counters;
+        StoreStatus {
+            appended,
+            flushed,
+            min,
+            writable: poisoned.clone().or(full).map_or(Ok(()), Err),
+            poisoned,
+            disk_free_bytes,
+            disk_total_bytes,
+            log_bytes: min.distance_to(appended),
+            segments: s.log.segments().len(),
+            queues: s.queues.len(),
+            queued_bytes: s.writer.queued_bytes(),
+            appended_records: counters.records.load(Ordering::Relaxed),
+            appended_bytes: counters.bytes.load(Ordering::Relaxed),
+            syncs: counters.syncs.load(Ordering::Relaxed),
+            sync_seconds_sum: counters.sync_ns_sum.load(Ordering::Relaxed) as f64 / 1e9,
+            turns: counters.turns.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Drains, flushes and writes a checkpoint. Submits that come later get [`AppendError::Stopped`].
+    pub fn close(&self) {
+        self.shared.writer.stop();
+        self.shared.maintenance.stop();
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            if let Err(what) = thread.join() {
+                tracing::error!(what, "a thread of the store had failed");
+            }
+        }
+    }
+
+    /// Applies retention now instead of at the next turn of the background thread.
+    pub fn retain_now(&self) -> std::io::Result<()> {
+        self.shared.retain()
+    }
+
+    /// Writes a checkpoint now: for tests and before a planned stop.
+    pub fn checkpoint(&self) -> std::io::Result<()> {
+        self.shared.checkpoint()
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // Without close this is a kill: the threads end, nothing more is flushed.
+        self.shared.maintenance.abandon();
+        self.shared.writer.stop();
+        self.shared.maintenance.stop();
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn turn_end(&self) {
+        if let Some(hooks) = self.hooks.get() {
+            (hooks.turn_end)();
+        }
+    }
+
+    pub(crate) fn arrived(&self, queue: &QueueRef) {
+        if let Some(hooks) = self.hooks.get() {
+            (hooks.arrived)(queue);
+        }
+    }
+
+    pub(crate) fn apply_meta(&self, batch: &Batch) {
+        if batch.changes.is_empty() {
+            return;
+        }
+        let mut meta = self.meta.lock();
+        for change in &batch.changes {
+            apply(&mut meta, change.table, &change.key, change.value.as_deref());
+        }
+    }
+
+    fn writer_thread(&self) {
+        let pause = match self.options.flush {
+            FlushMode::Sync => Duration::from_millis(20),
+            FlushMode::Async { interval } => interval,
+        };
+        let mut flushed_at = self.env.clock.monotonic();
+        while self.writer.wait_for_work(if self.log.marks.flushed() < self.log.marks.appended() { pause } else { IDLE_PAUSE }) {
+            self.writer_turn();
+            let now = self.env.clock.monotonic();
+            let due = now.since(flushed_at) >= pause || self.log.marks.flushed().distance_to(self.log.marks.appended()) > UNFLUSHED_BYTES_MAX;
+            if due {
+                flushed_at = now;
+                if self.log.marks.flushed() < self.log.marks.appended() {
+                    self.flush_and_release();
+                    self.turn_end();
+                }
+            }
+        }
+        if !self.maintenance.is_abandoned() {
+            self.flush_and_release();
+        }
+    }
+
+    /// Everything below the tail as a checkpoint. The writer stands still only while the state is copied.
+    pub(crate) fn checkpoint(&self) -> std::io::Result<()> {
+        self.queues.spill()?;
+        self.keys.flush_run().map_err(std::io::Error::other)?;
+        let checkpoint = {
+            let turn = self.writer.turn.lock();
+            if self.writer.is_poisoned.load(Ordering::SeqCst) {
+                // The indexes name records that the failed write never finished.
+                return Err(std::io::Error::other("the commit log is poisoned: no checkpoint of it is taken"));
+            }
+            self.queues.spill()?;
+            self.keys.flush_run().map_err(std::io::Error::other)?;
+            let mut checkpoint = Checkpoint {
+                min_offset: self.log.marks.min().0,
+                log_offset: turn.tail.offset,
+                newest_ms: turn.newest_ms,
+                meta: self.meta.lock().clone(),
+                ..Checkpoint::default()
+            };
+            self.queues.snapshot(&mut checkpoint.queues);
+            self.keys.snapshot(&mut checkpoint.keys);
+            checkpoint
+        };
+        self.flush_and_release();
+        if self.log.marks.flushed().0 < checkpoint.log_offset {
+            return Err(std::io::Error::other("the log could not be flushed up to the checkpoint"));
+        }
+        self.queues.sync()?;
+        self.keys.sync()?;
+        self.flush_mark.sync()?;
+        checkpoint.store(&*self.env.disk)?;
+        self.queues.checkpoint_durable();
+        self.keys.checkpoint_durable();
+        self.maintenance.note_checkpoint(checkpoint.log_offset);
+        Ok(())
+    }
+}
+
+/// How long the writer thread sleeps when nothing is unflushed and nobody wakes it.
+const IDLE_PAUSE: Duration = Duration::from_millis(500);
+/// Dirty log bytes beyond which the writer syncs before the interval is over, so that a sync never has much to do.
+const UNFLUSHED_BYTES_MAX: u64 = 64 << 20;
+
+pub(crate) fn apply(meta: &mut Meta, table: MetaTable, key: &str, value: Option<&[u8]>) {
+    match value {
+        Some(value) => meta.insert((table, key.to_owned()), value.to_vec()),
+        None => meta.remove(&(table, key.to_owned())),
+    };
+}

@@ -1,0 +1,450 @@
+//! The write path after hand-over: one turn takes what waits, seals it, writes it with one positioned write, syncs if somebody waits for that, and answers.
+//!
+//! There is one writer at a time, whoever holds [`Turn`]'s lock: the submitter itself when nobody else is writing (no thread switch between request and answer),
+//! else the writer thread, which finds all that queued up meanwhile and pays one sync for all of it.
+
+use crate::{
+    AppendError, Batch, Done, FlushMode, Placed, Wait,
+    batch::Pending,
+    commit_log::Tail,
+    queue_index::{Entry, QueueRef},
+    store::Shared,
+};
+use parking_lot::{Condvar, Mutex};
+use sluice_env::Monotonic;
+use sluice_protocol::record;
+use sluice_types::{CommitLogOffset, QueueOffset};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+/// Most bytes one turn takes: what one sync carries, and with it the longest torn tail a power cut under sync flush can leave.
+pub(crate) const TURN_BYTES_MAX: usize = 8 << 20;
+/// Kept free at the end of the last segment for metadata while the disk is full.
+const METADATA_RESERVE_BYTES: usize = 4 << 20;
+/// A submitter syncs by itself only on a disk that is quicker than this; it must not hold its thread for long.
+const INLINE_SYNC_MAX: Duration = Duration::from_micros(500);
+
+pub(crate) struct Job {
+    batch: Batch,
+    wait: Wait,
+    done: Done,
+    since: Monotonic,
+}
+
+/// An appended job that waits for the flushed watermark.
+struct Waiter {
+    end: u64,
+    since: Monotonic,
+    placed: Vec<Placed>,
+    done: Done,
+}
+
+#[derive(Default)]
+struct Inbox {
+    jobs: VecDeque<Job>,
+    bytes: usize,
+    stopped: bool,
+}
+
+/// What only the writer touches.
+pub(crate) struct Turn {
+    pub(crate) tail: Tail,
+    staging: Vec<u8>,
+    touched: Vec<(QueueRef, QueueOffset)>,
+    pub(crate) newest_ms: i64,
+}
+
+/// The way in, and the waiters.
+pub(crate) struct Writer {
+    inbox: Mutex<Inbox>,
+    work: Condvar,
+    pub(crate) turn: Mutex<Turn>,
+    waiters: Mutex<VecDeque<Waiter>>,
+    /// Records appended but not yet visible under sync flush: published when `flushed` passes `end`.
+    hidden: Mutex<VecDeque<(u64, Vec<(QueueRef, QueueOffset)>)>>,
+    pub(crate) poisoned: Mutex<Option<String>>,
+    pub(crate) is_poisoned: AtomicBool,
+    /// Last sync's time, ns, smoothed.
+    sync_ns: AtomicU64,
+    pub(crate) counters: Counters,
+}
+
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) records: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    pub(crate) turns: AtomicU64,
+    pub(crate) syncs: AtomicU64,
+    pub(crate) sync_ns_sum: AtomicU64,
+}
+
+impl Writer {
+    pub(crate) fn new(tail: Tail, newest_ms: i64) -> Self {
+        Self {
+            inbox: Mutex::default(),
+            work: Condvar::new(),
+            turn: Mutex::new(Turn { tail, staging: Vec::new(), touched: Vec::new(), newest_ms }),
+            waiters: Mutex::default(),
+            hidden: Mutex::default(),
+            poisoned: Mutex::default(),
+            is_poisoned: AtomicBool::new(false),
+            sync_ns: AtomicU64::new(0),
+            counters: Counters::default(),
+        }
+    }
+
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.inbox.lock().bytes
+    }
+
+    fn has_work(&self) -> bool {
+        !self.inbox.lock().jobs.is_empty()
+    }
+
+    pub(crate) fn wake(&self) {
+        let _inbox = self.inbox.lock();
+        self.work.notify_one();
+    }
+
+    /// Waits for jobs, at most `timeout`. False when the store is closing and nothing is left.
+    pub(crate) fn wait_for_work(&self, timeout: Duration) -> bool {
+        let mut inbox = self.inbox.lock();
+        if inbox.jobs.is_empty() && !inbox.stopped {
+            self.work.wait_for(&mut inbox, timeout);
+        }
+        !(inbox.stopped && inbox.jobs.is_empty())
+    }
+
+    pub(crate) fn stop(&self) {
+        self.inbox.lock().stopped = true;
+        self.work.notify_all();
+    }
+
+    fn take(&self) -> Vec<Job> {
+        let mut inbox = self.inbox.lock();
+        let mut taken = Vec::new();
+        let mut bytes = 0;
+        while let Some(job) = inbox.jobs.front() {
+            if !taken.is_empty() && bytes + job.batch.bytes() > TURN_BYTES_MAX {
+                break;
+            }
+            bytes += job.batch.bytes();
+            taken.extend(inbox.jobs.pop_front());
+        }
+        inbox.bytes -= bytes;
+        taken
+    }
+
+    pub(crate) fn poison(&self, what: &str) {
+        tracing::error!(reason = what, "the commit log is poisoned: nothing is acknowledged until the broker restarts and recovers");
+        *self.poisoned.lock() = Some(what.to_owned());
+        self.is_poisoned.store(true, Ordering::SeqCst);
+        self.fail_waiters(what);
+    }
+
+    fn poison_error(&self) -> Option<AppendError> {
+        if !self.is_poisoned.load(Ordering::SeqCst) {
+            return None;
+        }
+        self.poisoned.lock().clone().map(AppendError::Poisoned)
+    }
+
+    fn fail_waiters(&self, why: &str) {
+        let waiters = std::mem::take(&mut *self.waiters.lock());
+        for waiter in waiters {
+            (waiter.done)(Err(AppendError::Poisoned(why.to_owned())));
+        }
+    }
+}
+
+impl Shared {
+    /// Takes a batch in. The callback comes back exactly once.
+    pub(crate) fn enqueue(&self, batch: Batch, wait: Wait, done: Done) {
+        if let Err((done, why)) = self.try_enqueue(batch, wait, done) {
+            done(Err(why));
+        }
+    }
+
+    fn try_enqueue(&self, batch: Batch, wait: Wait, done: Done) -> Result<(), (Done, AppendError)> {
+        if let Some(why) = self.writer.poison_error() {
+            return Err((done, why));
+        }
+        if !batch.only_metadata()
+            && let Some(why) = self.disk_full.lock().clone()
+        {
+            return Err((done, AppendError::DiskFull(why)));
+        }
+        let since = self.env.clock.monotonic();
+        let mut inbox = self.writer.inbox.lock();
+        if inbox.stopped {
+            return Err((done, AppendError::Stopped));
+        }
+        if inbox.bytes + batch.bytes() > self.options.append_queue_bytes_max {
+            let waiting = inbox.bytes;
+            return Err((done, AppendError::QueueFull(waiting)));
+        }
+        inbox.bytes += batch.bytes();
+        inbox.jobs.push_back(Job { batch, wait, done, since });
+        Ok(())
+    }
+
+    /// Lets what was submitted go forward: on this thread if nobody writes now and the disk is quick, else on the writer's.
+    pub(crate) fn drive(&self) {
+        let quick = match self.options.flush {
+            FlushMode::Async { .. } => true,
+            FlushMode::Sync => self.writer.sync_ns.load(Ordering::Relaxed) < INLINE_SYNC_MAX.as_nanos() as u64,
+        };
+        if !quick {
+            self.writer.wake();
+            return;
+        }
+        // Not getting the lock is fine: its holder looks for more work after letting go, see below.
+        if let Some(mut turn) = self.writer.turn.try_lock() {
+            self.run_turn(&mut turn);
+            drop(turn);
+            if self.writer.has_work() {
+                self.writer.wake();
+            }
+        }
+    }
+
+    /// One turn for the writer thread.
+    pub(crate) fn writer_turn(&self) {
+        let mut turn = self.writer.turn.lock();
+        self.run_turn(&mut turn);
+    }
+
+    fn run_turn(&self, turn: &mut Turn) {
+        let jobs = self.writer.take();
+        if jobs.is_empty() {
+            return;
+        }
+        self.writer.counters.turns.fetch_add(1, Ordering::Relaxed);
+        let (placed, early) = self.append_jobs(turn, jobs);
+        for (done, placed) in early {
+            done(Ok(placed));
+        }
+        match self.options.flush {
+            FlushMode::Async { .. } => {
+                let touched = std::mem::take(&mut turn.touched);
+                self.publish(&touched);
+                turn.touched = touched;
+                turn.touched.clear();
+                for waiter in placed {
+                    (waiter.done)(Ok(waiter.placed));
+                }
+            }
+            FlushMode::Sync => {
+                self.writer.hidden.lock().push_back((turn.tail.offset, std::mem::take(&mut turn.touched)));
+                let wanted = !placed.is_empty();
+                self.writer.waiters.lock().extend(placed);
+                if wanted {
+                    self.flush_and_release();
+                }
+            }
+        }
+        self.turn_end();
+    }
+
+    /// Appends all jobs. Comes back with those that wait for durability, and those that need no more than the append.
+    #[allow(clippy::type_complexity)]
+    fn append_jobs(&self, turn: &mut Turn, jobs: Vec<Job>) -> (Vec<Waiter>, Vec<(Done, Vec<Placed>)>) {
+        let mut placed: Vec<(Job, Vec<Placed>)> = Vec::with_capacity(jobs.len());
+        turn.staging.clear();
+        for mut job in jobs {
+            if let Some(why) = self.writer.poison_error() {
+                (job.done)(Err(why));
+                continue;
+            }
+            let before = turn.tail.offset + turn.staging.len() as u64;
+            let reserve = if job.batch.only_metadata() || self.maintenance.is_prepared() { 0 } else { METADATA_RESERVE_BYTES.min(self.log.segment_bytes as usize / 8) };
+            if !self.log.fits(&turn.tail, turn.staging.len() + job.batch.bytes(), reserve) {
+                self.write_staged(turn);
+                if let Err(why) = self.log.make_room(&mut turn.tail, job.batch.bytes(), reserve) {
+                    self.no_room(&why);
+                    (job.done)(Err(why));
+                    continue;
+                }
+                self.maintenance.wake();
+            }
+            let at = turn.tail.offset + turn.staging.len() as u64;
+            debug_assert!(at >= before);
+            let places = self.place(turn, &mut job.batch, at);
+            turn.staging.extend_from_slice(&job.batch.bytes);
+            placed.push((job, places));
+        }
+        self.write_staged(turn);
+        if let Some(why) = self.writer.poison_error() {
+            for (job, _) in placed {
+                (job.done)(Err(why.clone()));
+            }
+            turn.touched.clear();
+            return (Vec::new(), Vec::new());
+        }
+        self.split_by_wait(turn.tail.offset, placed)
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn split_by_wait(&self, end: u64, placed: Vec<(Job, Vec<Placed>)>) -> (Vec<Waiter>, Vec<(Done, Vec<Placed>)>) {
+        let (mut waiting, mut early) = (Vec::new(), Vec::new());
+        for (job, placed) in placed {
+            self.apply_meta(&job.batch);
+            match job.wait {
+                Wait::Durable => waiting.push(Waiter { end, since: job.since, placed, done: job.done }),
+                Wait::Appended => early.push((job.done, placed)),
+            }
+        }
+        (waiting, early)
+    }
+
+    fn no_room(&self, why: &AppendError) {
+        match why {
+            AppendError::DiskFull(what) => {
+                tracing::warn!(reason = what.as_str(), "no space for another segment: writes are refused until there is");
+                *self.disk_full.lock() = Some(what.clone());
+            }
+            AppendError::Poisoned(what) => self.writer.poison(what),
+            _ => {}
+        }
+    }
+
+    fn write_staged(&self, turn: &mut Turn) {
+        if turn.staging.is_empty() || self.writer.is_poisoned.load(Ordering::SeqCst) {
+            return;
+        }
+        let staging = std::mem::take(&mut turn.staging);
+        if let Err(e) = self.log.append(&mut turn.tail, &staging) {
+            self.writer.poison(&format!("writing to the commit log at {} failed: {e}", turn.tail.offset));
+        }
+        turn.staging = staging;
+        turn.staging.clear();
+        // One huge batch must not keep its memory for ever.
+        turn.staging.shrink_to(TURN_BYTES_MAX / 4);
+    }
+
+    /// Gives each record its place: queue offset, log offset, time, checksum; and enters it into the indexes.
+    fn place(&self, turn: &mut Turn, batch: &mut Batch, at: u64) -> Vec<Placed> {
+        let now = self.env.clock.wall().0.max(turn.newest_ms);
+        turn.newest_ms = now;
+        let mut places = Vec::with_capacity(batch.records.len());
+        let mut from = 0;
+        for pending in &batch.records {
+            let to = from + pending.bytes as usize;
+            let log_offset = at + from as u64;
+            let queue_offset = self.enter(turn, pending, log_offset, now);
+            record::seal(&mut batch.bytes[from..to], queue_offset.0, log_offset, now);
+            places.push(Placed { log_offset: CommitLogOffset(log_offset), queue_offset, store_timestamp: now, bytes: pending.bytes });
+            from = to;
+        }
+        self.writer.counters.records.fetch_add(places.len() as u64, Ordering::Relaxed);
+        self.writer.counters.bytes.fetch_add(batch.bytes.len() as u64, Ordering::Relaxed);
+        places
+    }
+
+    fn enter(&self, turn: &mut Turn, pending: &Pending, log_offset: u64, now: i64) -> QueueOffset {
+        let Some(queue) = &pending.queue else { return QueueOffset(0) };
+        let offset = self.queues.push(queue, Entry { log_offset, size: pending.bytes, tag_hash: pending.tag_hash });
+        if self.options.key_index {
+            for key in &pending.keys {
+                self.keys.push(*key, log_offset, now);
+            }
+        }
+        match turn.touched.last_mut() {
+            Some((last, max)) if Arc::ptr_eq(last, queue) => *max = offset.plus(1),
+            _ => turn.touched.push((queue.clone(), offset.plus(1))),
+        }
+        offset
+    }
+
+    fn publish(&self, touched: &[(QueueRef, QueueOffset)]) {
+        for (queue, max) in touched {
+            self.queues.publish(queue, *max);
+            if queue.waiting.load(Ordering::SeqCst) > 0 {
+                self.arrived(queue);
+            }
+        }
+    }
+
+    /// Syncs, then shows and answers everything the flushed watermark has passed. A failed sync poisons the log.
+    pub(crate) fn flush_and_release(&self) {
+        if let Some(why) = self.writer.poison_error() {
+            // Poisoned between append and here: these must not wait for a flush that never comes.
+            self.writer.fail_waiters(&why.to_string());
+            return;
+        }
+        let begun = self.env.clock.monotonic();
+        if let Err(e) = self.log.flush() {
+            self.writer.poison(&format!("syncing the commit log failed: {e}"));
+            return;
+        }
+        let ns = self.env.clock.monotonic().since(begun).as_nanos() as u64;
+        let counters = &self.writer.counters;
+        counters.syncs.fetch_add(1, Ordering::Relaxed);
+        counters.sync_ns_sum.fetch_add(ns, Ordering::Relaxed);
+        let before = self.writer.sync_ns.load(Ordering::Relaxed);
+        self.writer.sync_ns.store((before * 7 + ns) / 8, Ordering::Relaxed);
+        self.flush_mark.note(self.log.marks.flushed().0);
+        self.release(self.log.marks.flushed().0);
+    }
+
+    /// Shows and answers in the order of the log.
+    fn release(&self, flushed: u64) {
+        loop {
+            let mut hidden = self.writer.hidden.lock();
+            let Some((end, _)) = hidden.front().filter(|(end, _)| *end <= flushed) else { break };
+            debug_assert!(*end <= flushed);
+            let touched = hidden.pop_front().map(|(_, t)| t).unwrap_or_default();
+            // Shown under the lock: two releases at once must not show out of order.
+            self.publish(&touched);
+        }
+        loop {
+            let waiter = {
+                let mut waiters = self.writer.waiters.lock();
+                if waiters.front().is_none_or(|w| w.end > flushed) {
+                    break;
+                }
+                waiters.pop_front()
+            };
+            if let Some(waiter) = waiter {
+                // Invariant 1: the one place where durability is confirmed.
+                assert!(waiter.end <= flushed, "an ack before its flush");
+                (waiter.done)(Ok(waiter.placed));
+            }
+        }
+    }
+
+    /// Answers waiters whose deadline has passed: their records are appended, but a slow disk has not confirmed them.
+    pub(crate) fn expire_waiters(&self) {
+        let now = self.env.clock.monotonic();
+        let deadline = self.options.flush_deadline;
+        let late: Vec<Waiter> = {
+            let mut waiters = self.writer.waiters.lock();
+            let n = waiters.iter().take_while(|w| now.since(w.since) > deadline).count();
+            waiters.drain(..n).collect()
+        };
+        let any = !late.is_empty();
+        for waiter in late {
+            (waiter.done)(Err(AppendError::FlushTimeout(waiter.placed)));
+        }
+        let stuck: Vec<Job> = {
+            let mut inbox = self.writer.inbox.lock();
+            let n = inbox.jobs.iter().take_while(|j| now.since(j.since) > deadline).count();
+            let stuck: Vec<Job> = inbox.jobs.drain(..n).collect();
+            inbox.bytes -= stuck.iter().map(|j| j.batch.bytes()).sum::<usize>();
+            stuck
+        };
+        if any || !stuck.is_empty() {
+            let waiting = self.writer.queued_bytes();
+            for job in stuck {
+                (job.done)(Err(AppendError::QueueFull(waiting)));
+            }
+            self.turn_end();
+        }
+    }
+}

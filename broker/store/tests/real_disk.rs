@@ -1,0 +1,93 @@
+//! The store on the machine's own disk: memory maps, positioned writes, real syncs.
+
+use sluice_env::real;
+use sluice_protocol::record::{RecordFields, RecordView};
+use sluice_store::{Batch, FlushMode, ReadLimits, Store, StoreOptions, Wait};
+use sluice_types::{QueueId, QueueOffset, Topic};
+use std::sync::{Arc, atomic::{AtomicU64, Ordering}, mpsc};
+
+fn open(directory: &std::path::Path, flush: FlushMode) -> Arc<Store> {
+    let options = StoreOptions { segment_bytes: 4 << 20, flush, ..StoreOptions::default() };
+    Store::open(real::env(directory).expect("environment"), options).expect("opens")
+}
+
+fn one(store: &Store, topic: &Topic, queue: u32, body: &[u8]) -> Batch {
+    let host = "127.0.0.1:10911".parse().expect("literal");
+    let fields = RecordFields {
+        topic: topic.as_str(),
+        queue_id: queue as i32,
+        flag: 0,
+        sys_flag: 0,
+        born_timestamp: 1,
+        born_host: host,
+        store_host: host,
+        reconsume_times: 0,
+        prepared_transaction_offset: 0,
+        body,
+        properties: "",
+    };
+    let mut batch = Batch::new();
+    batch.push(&store.queue(topic, QueueId(queue)), &fields).expect("encodes");
+    batch
+}
+
+#[test]
+fn concurrent_submitters_get_each_offset_once_and_readers_get_every_record() {
+    for flush in [FlushMode::Sync, FlushMode::Async { interval: std::time::Duration::from_millis(50) }] {
+        let directory = tempfile::tempdir().expect("directory");
+        let store = open(directory.path(), flush);
+        let topic = Topic::new("orders").expect("legal");
+        let answered = Arc::new(AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            for thread in 0..4u32 {
+                let (store, topic, answered) = (&store, &topic, &answered);
+                scope.spawn(move || {
+                    let (send, receive) = mpsc::channel();
+                    for i in 0..500u32 {
+                        let batch = one(store, topic, thread % 2, &vec![(thread * 50 + i % 50) as u8; 1 + (i as usize * 37) % 9000]);
+                        let send = send.clone();
+                        store.submit(batch, Wait::Durable, Box::new(move |result| send.send(result).expect("receiver lives")));
+                    }
+                    for _ in 0..500 {
+                        receive.recv_timeout(std::time::Duration::from_secs(20)).expect("answered").expect("acknowledged");
+                        answered.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        assert_eq!(answered.load(Ordering::Relaxed), 2000);
+        for _ in 0..2 {
+            assert_eq!(count(&store, &topic, 0) + count(&store, &topic, 1), 2000);
+        }
+        store.close();
+        drop(store);
+        let store = open(directory.path(), flush);
+        assert_eq!(count(&store, &topic, 0) + count(&store, &topic, 1), 2000);
+    }
+}
+
+fn count(store: &Store, topic: &Topic, queue: u32) -> u32 {
+    let queue = store.queue(topic, QueueId(queue));
+    let mut next = QueueOffset(0);
+    let mut messages = 0;
+    loop {
+        let limits = ReadLimits { messages: 64, bytes: 1 << 20, scanned: 1000 };
+        let out = store.read(&queue, next, limits, &mut |_| true).expect("readable");
+        if out.messages == 0 {
+            return messages;
+        }
+        let mut seen = 0;
+        for slice in &out.slices {
+            let mut rest: &[u8] = slice;
+            while !rest.is_empty() {
+                let view = RecordView::checked(rest).expect("whole");
+                assert_eq!(view.queue_offset(), next.0 + seen);
+                seen += 1;
+                rest = &rest[view.bytes().len()..];
+            }
+        }
+        assert_eq!(seen, u64::from(out.messages));
+        messages += out.messages;
+        next = out.next;
+    }
+}

@@ -1,0 +1,7 @@
+//! The store on a simulated disk: power cuts, kills, failing disks, damage, full disks. Each test's name is a claim of FORMAT.md or of a row in the list of bugs
+//! that other brokers have had.
+
+mod damage;
+mod faults;
+mod recovery;
+mod world;

@@ -1,0 +1,246 @@
+//! Kills and power cuts.
+
+use crate::world::*;
+use sluice_store::{FlushMode, MetaChange, MetaTable, Wait, Batch};
+use sluice_types::QueueOffset;
+use std::time::Duration;
+
+fn never_flushing() -> sluice_store::StoreOptions {
+    options(FlushMode::Async { interval: Duration::from_secs(3600) })
+}
+
+#[test]
+fn acked_record_survives_power_cut_under_sync_flush() {
+    for seed in 0..60 {
+        let mut world = World::new(seed, sync_options());
+        for life in 0..4 {
+            let store = world.open();
+            world.check(&store);
+            for i in 0..40 + seed % 30 {
+                world.append(&store, "orders", (i % 3) as u32, 100 + (i as usize * 397) % 6000).expect("acknowledged");
+                if i == 20 && seed % 2 == 0 {
+                    store.checkpoint().expect("checkpoint");
+                }
+            }
+            drop(store);
+            world.power_cut(seed * 10 + life);
+        }
+        world.check(&world.open());
+    }
+}
+
+#[test]
+fn every_appended_record_survives_a_kill_under_async_flush() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, never_flushing());
+        for _ in 0..4 {
+            let store = world.open();
+            world.check(&store);
+            for i in 0..50 {
+                world.append(&store, "orders", i % 2, 2000).expect("acknowledged");
+            }
+            drop(store);
+            world.kill();
+        }
+        world.check(&world.open());
+    }
+}
+
+#[test]
+fn a_power_cut_under_async_flush_leaves_a_clean_prefix_of_each_queue() {
+    for seed in 0..60 {
+        let mut world = World::new(seed, never_flushing());
+        let store = world.open();
+        for i in 0..120u32 {
+            append(&store, "orders", i % 2, format!("{i:05}").as_bytes(), "", Wait::Durable).expect("acknowledged");
+        }
+        drop(store);
+        world.power_cut(seed);
+        let store = world.open();
+        for queue in 0..2 {
+            let found = read_all(&store, "orders", queue);
+            let expected: Vec<Vec<u8>> = (0..120u32).filter(|i| i % 2 == queue).map(|i| format!("{i:05}").into_bytes()).take(found.len()).collect();
+            assert_eq!(found, expected, "seed {seed} queue {queue}");
+        }
+    }
+}
+
+/// apache/rocketmq#1434: records at the end of the previous file were lost to consumers after a kill at the roll.
+#[test]
+fn records_on_both_sides_of_a_roll_survive_a_kill() {
+    let mut world = World::new(1, sync_options());
+    for _ in 0..30 {
+        let store = world.open();
+        // Close to a segment's end, then over it.
+        for _ in 0..9 {
+            world.append(&store, "orders", 0, 30_000).expect("acknowledged");
+        }
+        drop(store);
+        world.kill();
+    }
+    let store = world.open();
+    world.check(&store);
+    assert_eq!(read_all(&store, "orders", 0).len(), 270);
+}
+
+/// apache/rocketmq#7689: queue offsets were reused for other content after both sides had been killed.
+#[test]
+fn a_queue_offset_is_never_acknowledged_for_two_contents() {
+    // `World::append` refuses a second ack of one offset; here with a power cut after every few appends.
+    let mut world = World::new(7, sync_options());
+    for life in 0..40 {
+        let store = world.open();
+        for _ in 0..3 {
+            world.append(&store, "orders", 0, 300).expect("acknowledged");
+        }
+        drop(store);
+        world.power_cut(life);
+    }
+    world.check(&world.open());
+}
+
+/// apache/rocketmq#10666: a tail that had been cut came back after the next restart, because its bytes were still there with a valid checksum.
+#[test]
+fn a_cut_tail_never_comes_back() {
+    for seed in 0..40 {
+        let mut world = World::new(seed, never_flushing());
+        let store = world.open();
+        for i in 0..30u32 {
+            append(&store, "orders", 0, format!("first {i:05}").as_bytes(), "", Wait::Durable).expect("acknowledged");
+        }
+        drop(store);
+        world.power_cut(seed);
+        let store = world.open();
+        let kept = read_all(&store, "orders", 0).len();
+        // A record of the same length as those that may lie behind the cut.
+        append(&store, "orders", 0, b"second 0000", "", Wait::Durable).expect("acknowledged");
+        drop(store);
+        world.kill();
+        let found = read_all(&world.open(), "orders", 0);
+        assert_eq!(found.len(), kept + 1, "seed {seed}");
+        assert_eq!(found.last().map(Vec::as_slice), Some(&b"second 0000"[..]), "seed {seed}");
+    }
+}
+
+/// apache/rocketmq#10017: records of a recycled file passed their checksum and were taken for new ones.
+#[test]
+fn a_recycled_segments_old_records_are_never_read() {
+    let mut opts = sync_options();
+    opts.retention_bytes = Some(SEGMENT_BYTES);
+    let mut world = World::new(3, opts);
+    let store = world.open();
+    for i in 0..60u32 {
+        append(&store, "orders", 0, &vec![i as u8; 20_000], "", Wait::Durable).expect("acknowledged");
+    }
+    store.retain_now().expect("retention");
+    for i in 60..80u32 {
+        append(&store, "orders", 0, &vec![i as u8; 20_000], "", Wait::Durable).expect("acknowledged");
+    }
+    let last = store.bounds(&queue(&store, "orders", 0));
+    drop(store);
+    world.kill();
+    let store = world.open();
+    assert_eq!(store.bounds(&queue(&store, "orders", 0)), last);
+    assert_eq!(read_one(&store, "orders", 0, 79), Some(vec![79; 20_000]));
+}
+
+#[test]
+fn retention_removes_the_oldest_and_keeps_queue_offsets() {
+    let mut opts = sync_options();
+    opts.retention_bytes = Some(2 * SEGMENT_BYTES);
+    let mut world = World::new(3, opts);
+    let store = world.open();
+    for _ in 0..60 {
+        append(&store, "orders", 0, &[7; 20_000], "", Wait::Durable).expect("acknowledged");
+    }
+    append(&store, "rare", 0, b"once", "", Wait::Durable).expect("acknowledged");
+    store.retain_now().expect("retention");
+    let bounds = store.bounds(&queue(&store, "orders", 0));
+    assert!(bounds.min > QueueOffset(0) && bounds.max == QueueOffset(60), "{bounds:?}");
+    assert!(store.status().min.0 > 0);
+    drop(store);
+    for _ in 0..2 {
+        world.kill();
+        let store = world.open();
+        assert_eq!(store.bounds(&queue(&store, "orders", 0)), bounds);
+        assert_eq!(read_one(&store, "rare", 0, 0).as_deref(), Some(&b"once"[..]));
+    }
+}
+
+#[test]
+fn metadata_is_as_durable_as_messages_and_deletes_stay_deleted() {
+    let mut world = World::new(5, sync_options());
+    let change = |key: &str, value: Option<&str>| MetaChange { table: MetaTable::Topics, key: key.to_owned(), value: value.map(|v| v.as_bytes().to_vec()) };
+    let store = world.open();
+    for changes in [vec![change("a", Some("1")), change("b", Some("2"))], vec![change("a", None), change("c", Some("3"))]] {
+        let mut batch = Batch::new();
+        batch.meta(&changes).expect("encodes");
+        store.append(batch, Wait::Durable).expect("acknowledged");
+    }
+    drop(store);
+    for life in 0..3 {
+        world.power_cut(life);
+        let store = world.open();
+        assert_eq!(store.meta(MetaTable::Topics), [("b".to_owned(), b"2".to_vec()), ("c".to_owned(), b"3".to_vec())]);
+        if life == 1 {
+            store.checkpoint().expect("checkpoint");
+        }
+    }
+}
+
+#[test]
+fn messages_are_found_by_key_and_time_before_and_after_a_restart() {
+    let mut world = World::new(6, sync_options());
+    let store = world.open();
+    let mut times = Vec::new();
+    for i in 0..20u32 {
+        world.clock.advance(Duration::from_millis(10));
+        let properties = format!("KEYS\u{1}k{} shared\u{2}UNIQ_KEY\u{1}u{i}\u{2}", i % 4);
+        times.push(append(&store, "orders", 0, &i.to_be_bytes(), &properties, Wait::Durable).expect("acknowledged").store_timestamp);
+    }
+    let check = |store: &sluice_store::Store| {
+        assert_eq!(store.query("orders", "k1", 10, 0, i64::MAX).expect("readable").len(), 5);
+        assert_eq!(store.query("orders", "shared", 7, 0, i64::MAX).expect("readable").len(), 7);
+        assert_eq!(store.query("orders", "u3", 10, 0, i64::MAX).expect("readable").len(), 1);
+        assert_eq!(store.query("others", "u3", 10, 0, i64::MAX).expect("readable").len(), 0);
+        assert_eq!(store.query("orders", "shared", 64, times[5], times[7]).expect("readable").len(), 3);
+        let queue = queue(store, "orders", 0);
+        let at = |ms, b| store.offset_by_time(&queue, ms, b).expect("readable").0;
+        assert_eq!(at(times[5], sluice_store::TimeBoundary::Lower), 5);
+        assert_eq!(at(times[5] + 1, sluice_store::TimeBoundary::Lower), 6);
+        assert_eq!(at(times[5] + 1, sluice_store::TimeBoundary::Upper), 5);
+        assert_eq!(at(i64::MAX, sluice_store::TimeBoundary::Lower), 20);
+        assert_eq!(at(0, sluice_store::TimeBoundary::Upper), 0);
+    };
+    check(&store);
+    drop(store);
+    world.kill();
+    let store = world.open();
+    check(&store);
+    store.checkpoint().expect("checkpoint");
+    drop(store);
+    world.power_cut(1);
+    check(&world.open());
+}
+
+#[test]
+fn a_planned_stop_leaves_nothing_to_recover() {
+    let mut world = World::new(8, options(FlushMode::Async { interval: Duration::from_secs(3600) }));
+    let store = world.open();
+    for _ in 0..10 {
+        world.append(&store, "orders", 0, 100).expect("acknowledged");
+    }
+    store.close();
+    drop(store);
+    world.power_cut(0);
+    world.check(&world.open());
+}
+
+/// reliability: two processes on one directory.
+#[test]
+fn a_second_store_on_the_same_directory_is_refused() {
+    let world = World::new(9, sync_options());
+    let _store = world.open();
+    let second = sluice_store::Store::open(world.env.clone(), world.options.clone());
+    assert!(matches!(second, Err(sluice_store::OpenError::Locked(_))));
+}
