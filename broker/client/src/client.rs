@@ -65,7 +65,16 @@ impl Client {
         let salt = RandomState::new().hash_one(now_ms()) as u32;
         let client_id = options.client_id.clone().unwrap_or_else(|| format!("127.0.0.1@{pid}#{salt:08x}"));
         let ids = UniqueIds::new(IpAddr::V4(Ipv4Addr::LOCALHOST), pid, salt);
-        let inner = Inner { options, namesrv, namesrv_turn: AtomicUsize::new(0), pool: Pool::new(), routes: Mutex::default(), ids, counter: AtomicU64::new(0), client_id };
+        let inner = Inner {
+            options,
+            namesrv,
+            namesrv_turn: AtomicUsize::new(0),
+            pool: Pool::new(),
+            routes: Mutex::default(),
+            ids,
+            counter: AtomicU64::new(0),
+            client_id,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 

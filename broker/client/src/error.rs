@@ -53,7 +53,7 @@ pub enum ClientError {
         addr: String,
     },
     /// The server said no.
-    #[error("{addr} refused {request}: {} ({code}){}{}", code_name(*.code), remark(.remark), advice(*.code))]
+    #[error("{addr} refused {request}: {} ({code}){}{}", code_name(*.code), first_line(.remark), advice(*.code))]
     Refused {
         /// The peer.
         addr: String,
@@ -73,7 +73,7 @@ pub enum ClientError {
         namesrv: String,
     },
     /// The topic exists, but no broker with it may be written, or the queue asked for is not there.
-    #[error("the topic {topic} has no queue to {purpose}{}; check its permission and queue count with `sluice topic route {topic}`", queue(*.queue))]
+    #[error("the topic {topic} has no queue to {purpose}{}; check its permission and queue count with `sluice topic route {topic}`", with_number(*.queue))]
     NoQueue {
         /// Topic.
         topic: String,
@@ -116,13 +116,13 @@ fn code_name(code: i32) -> &'static str {
     ResponseCode::from_wire(code).map_or("unknown code", ResponseCode::name)
 }
 
-fn remark(remark: &str) -> String {
+fn first_line(remark: &str) -> String {
     // Java servers append a stack trace: the first line says it all.
     let line = remark.lines().next().unwrap_or("").trim();
     if line.is_empty() { String::new() } else { format!(": {}", line.chars().take(300).collect::<String>()) }
 }
 
-fn queue(queue: Option<u32>) -> String {
+fn with_number(queue: Option<u32>) -> String {
     queue.map_or_else(String::new, |id| format!(" with number {id}"))
 }
 

@@ -2,11 +2,7 @@
 
 use crate::{ClientError, ClientOptions, Connection, RequestHandler};
 use parking_lot::Mutex;
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 #[derive(Default)]

@@ -127,7 +127,9 @@ impl Cluster {
         let mut brokers: Vec<ClusterBroker> = info
             .broker_addr_table
             .values()
-            .flat_map(|b| b.broker_addrs.iter().map(|(id, addr)| ClusterBroker { cluster: b.cluster.clone(), name: b.broker_name.clone(), id: *id, addr: addr.clone() }))
+            .flat_map(|b| {
+                b.broker_addrs.iter().map(|(id, addr)| ClusterBroker { cluster: b.cluster.clone(), name: b.broker_name.clone(), id: *id, addr: addr.clone() })
+            })
             .collect();
         brokers.sort_by(|a, b| (&a.cluster, &a.name, a.id).cmp(&(&b.cluster, &b.name, b.id)));
         Self { brokers }

@@ -2,19 +2,19 @@
 
 use crate::{
     Counters,
-    clients::{Clients, ConnectionId},
-    delay::DelayService,
-    groups::Groups,
+    clients::{ClientInfo, Clients, ConnectionId, ConsumerHeartbeat},
+    delay::{DelayService, DelaySignal},
+    groups::{GroupDone, Groups},
     held::HeldPulls,
     locks::Locks,
     meta::MetaWriter,
     offsets::Offsets,
-    topics::Topics,
+    topics::{AutoCreate, SCHEDULE_TOPIC, TopicDone, Topics},
 };
 use parking_lot::{Condvar, Mutex};
-use sluice_env::{Env, JoinHandle};
-use sluice_store::{Hooks, Store, StoreError};
-use sluice_types::Group;
+use sluice_env::{Env, JoinHandle, Monotonic};
+use sluice_store::{AppendError, Hooks, Store, queue_index::QueueRef};
+use sluice_types::{Group, QueueId, Topic};
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use thiserror::Error;
 
@@ -60,4 +60,324 @@ pub struct DeliveryOptions {
     pub recent_bytes: u64,
     /// The delay of each level, from level 1.
     pub delay_levels: Vec<Duration>,
+}
+
+/// The delays of levels 1 to 18, in seconds.
+const DELAY_SECONDS: [u64; 18] = [1, 5, 10, 30, 60, 120, 180, 240, 300, 360, 420, 480, 540, 600, 1_200, 1_800, 3_600, 7_200];
+/// How often deadlines are looked at.
+const TICK: Duration = Duration::from_millis(50);
+/// How often silent clients and old locks are looked for.
+const SWEEP: Duration = Duration::from_secs(10);
+/// Longest wait for the last offsets at a stop.
+const LAST_FLUSH: Duration = Duration::from_secs(5);
+
+impl DeliveryOptions {
+    /// The defaults for a broker at that address.
+    #[must_use]
+    pub fn new(store_host: SocketAddr) -> Self {
+        Self {
+            store_host,
+            auto_create_topics: true,
+            auto_create_groups: true,
+            default_topic_queues: 8,
+            message_bytes_max: 4 << 20,
+            pull_bytes_max: 4 << 20,
+            pull_messages_max: 1024,
+            held_pulls_max: 10_000,
+            hold_max: Duration::from_secs(30),
+            client_expiry: Duration::from_secs(120),
+            lock_expiry: Duration::from_secs(60),
+            offset_flush_interval: Duration::from_millis(500),
+            recent_bytes: 4 << 30,
+            delay_levels: DELAY_SECONDS.into_iter().map(Duration::from_secs).collect(),
+        }
+    }
+}
+
+/// Why delivery did not start.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// Metadata in the log that this version cannot read.
+    #[error("the metadata in the log cannot be read: {0}; start the version that wrote it")]
+    Metadata(String),
+    /// No delay level, or more than the schedule topic has queues.
+    #[error("{0} delay levels were given; 1 to 18 are possible")]
+    DelayLevels(usize),
+    /// A thread could not be started.
+    #[error("the thread {name} could not be started: {error}")]
+    Thread {
+        /// Its name.
+        name: &'static str,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+#[derive(Default)]
+struct Stop {
+    requested: Mutex<bool>,
+    changed: Condvar,
+}
+
+/// Everything that decides about messages.
+pub struct Delivery {
+    store: Arc<Store>,
+    pub(crate) env: Env,
+    options: DeliveryOptions,
+    topics: Topics,
+    groups: Groups,
+    clients: Clients,
+    offsets: Offsets,
+    locks: Locks,
+    pub(crate) held: HeldPulls,
+    pub(crate) counters: Arc<Counters>,
+    /// The schedule topic's queues, level 1 first.
+    pub(crate) delay_queues: Vec<QueueRef>,
+    pub(crate) delay_signal: DelaySignal,
+    pub(crate) spawn_work: SpawnWork,
+    stop: Stop,
+    threads: Mutex<Vec<Box<dyn JoinHandle>>>,
+}
+
+impl Delivery {
+    /// Reads what the log holds, takes the store's hooks, starts its two threads.
+    pub fn open(
+        store: Arc<Store>,
+        env: Env,
+        options: DeliveryOptions,
+        push: Arc<dyn ClientPush>,
+        spawn_work: SpawnWork,
+    ) -> Result<Arc<Self>, OpenError> {
+        if !(1..=DELAY_SECONDS.len()).contains(&options.delay_levels.len()) {
+            return Err(OpenError::DelayLevels(options.delay_levels.len()));
+        }
+        let meta = Arc::new(MetaWriter::new(store.clone()));
+        let counters = Arc::new(Counters::default());
+        let auto = AutoCreate { enabled: options.auto_create_topics, queues: options.default_topic_queues };
+        let schedule = Topic::new(SCHEDULE_TOPIC).map_err(|e| OpenError::Metadata(e.to_string()))?;
+        let delay_queues: Vec<QueueRef> = (0..options.delay_levels.len()).map(|i| store.queue(&schedule, QueueId(i as u32))).collect();
+        let service = DelayService::load(&store, &delay_queues, &options.delay_levels).map_err(OpenError::Metadata)?;
+        let delivery = Arc::new(Self {
+            topics: Topics::load(&store, &meta, &env, auto).map_err(OpenError::Metadata)?,
+            groups: Groups::load(&store, &meta, &env, options.auto_create_groups).map_err(OpenError::Metadata)?,
+            clients: Clients::new(env.clock.clone(), push.clone(), options.client_expiry),
+            offsets: Offsets::load(&store, &meta, &counters).map_err(OpenError::Metadata)?,
+            locks: Locks::new(env.clock.clone(), options.lock_expiry),
+            held: HeldPulls::new(options.held_pulls_max),
+            counters,
+            delay_queues,
+            delay_signal: DelaySignal::default(),
+            spawn_work,
+            stop: Stop::default(),
+            threads: Mutex::default(),
+            store,
+            env,
+            options,
+        });
+        delivery.set_hooks(push);
+        delivery.start_threads(service)?;
+        Ok(delivery)
+    }
+
+    /// The store outlives delivery in a test that opens it anew: the hooks hold it weakly.
+    fn set_hooks(self: &Arc<Self>, push: Arc<dyn ClientPush>) {
+        let weak = Arc::downgrade(self);
+        let arrived = move |queue: &QueueRef| {
+            let Some(delivery) = weak.upgrade() else { return };
+            if queue.topic().as_str() == SCHEDULE_TOPIC {
+                delivery.delay_signal.arrived();
+            }
+            delivery.wake(queue);
+        };
+        self.store.set_hooks(Hooks { arrived: Arc::new(arrived), turn_end: Arc::new(move || push.turn_end()) });
+    }
+
+    fn start_threads(self: &Arc<Self>, service: DelayService) -> Result<(), OpenError> {
+        let ticker = self.clone();
+        self.start("delivery-ticker", Box::new(move || ticker.tick_until_stopped()))?;
+        let delay = self.clone();
+        self.start("delivery-delay", Box::new(move || service.run(&delay))).inspect_err(|_| self.close())
+    }
+
+    fn start(&self, name: &'static str, body: Box<dyn FnOnce() + Send>) -> Result<(), OpenError> {
+        let thread = self.env.spawn.thread(name, body).map_err(|error| OpenError::Thread { name, error })?;
+        self.threads.lock().push(thread);
+        Ok(())
+    }
+
+    fn tick_until_stopped(&self) {
+        let start = self.env.clock.monotonic();
+        let (mut flushed, mut swept) = (start, start);
+        loop {
+            {
+                let mut stop = self.stop.requested.lock();
+                if !*stop {
+                    self.stop.changed.wait_for(&mut stop, TICK);
+                }
+                if *stop {
+                    return;
+                }
+            }
+            let now = self.env.clock.monotonic();
+            self.end_due_pulls();
+            if now.since(flushed) >= self.options.offset_flush_interval {
+                flushed = now;
+                self.offsets.flush(Box::new(|result| {
+                    if let Err(error) = result {
+                        tracing::warn!(%error, "committed offsets were not stored; they are tried again");
+                    }
+                }));
+            }
+            swept = self.sweep(now, swept);
+        }
+    }
+
+    fn sweep(&self, now: Monotonic, swept: Monotonic) -> Monotonic {
+        if now.since(swept) < SWEEP.min(self.options.client_expiry / 2) {
+            return swept;
+        }
+        let expired = self.clients.expire(&|group| self.wants_notice(group));
+        Counters::add(&self.counters.clients_expired, expired as u64);
+        self.locks.sweep();
+        now
+    }
+
+    /// Answers what is held, writes the last offsets, ends the threads. Blocks; call it before the store is closed.
+    pub fn close(&self) {
+        *self.stop.requested.lock() = true;
+        self.stop.changed.notify_all();
+        self.delay_signal.stop();
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            if let Err(what) = thread.join() {
+                tracing::error!(what, "a thread of delivery had failed");
+            }
+        }
+        self.end_all_pulls();
+        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+        self.offsets.flush(Box::new(move |result| {
+            // The receiver is gone when this comes after its deadline.
+            let _ = sender.send(result);
+        }));
+        match receiver.recv_timeout(LAST_FLUSH) {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the last committed offsets were not stored: groups will see some messages again"),
+            Err(_) => tracing::error!("the last committed offsets were not stored in time: groups may see some messages again"),
+        }
+    }
+
+    fn wants_notice(&self, group: &Group) -> bool {
+        self.groups.get(group.as_str()).is_none_or(|config| config.notify_consumer_ids_changed_enable)
+    }
+
+    /// Takes a client's heartbeat. Consumer groups and their retry topics are made on demand; a group that may not be made is left out.
+    pub fn heartbeat(&self, client: ClientInfo, producer_groups: &[Group], consumers: Vec<ConsumerHeartbeat>) {
+        for group in producer_groups {
+            self.clients.heartbeat_producer(group, client.clone());
+        }
+        for beat in consumers {
+            let config = match self.groups.ensure(&beat.group) {
+                Ok(config) => config,
+                Err(error) => {
+                    tracing::warn!(group = %beat.group, %error, "a consumer's heartbeat is not taken");
+                    continue;
+                }
+            };
+            if config.retry_queue_nums > 0
+                && let Err(error) = self.topics.retry_topic(&beat.group, config.retry_queue_nums, false)
+            {
+                tracing::warn!(group = %beat.group, %error, "the group has no retry topic");
+            }
+            self.clients.heartbeat_consumer(beat, client.clone(), &|group| self.wants_notice(group));
+        }
+    }
+
+    /// A client leaves a group by its own will; its queue locks are free at once.
+    pub fn unregister(&self, client_id: &str, producer_group: Option<&Group>, consumer_group: Option<&Group>) {
+        if let Some(group) = producer_group {
+            self.clients.unregister_producer(group, client_id);
+        }
+        if let Some(group) = consumer_group {
+            self.locks.release(group, client_id);
+            self.clients.unregister_consumer(group, client_id, &|group| self.wants_notice(group));
+        }
+    }
+
+    /// A connection has ended: its held pulls are dropped, its clients have left. Queue locks run out by themselves, for the client may be back in a moment and go
+    /// on with the messages it is working on.
+    pub fn connection_closed(&self, connection: ConnectionId) {
+        drop(self.held.take_connection(connection));
+        self.clients.connection_closed(connection, &|group| self.wants_notice(group));
+    }
+
+    /// Removes a topic, its messages and the offsets in it. Offsets in its queues are never used again, even if it is made anew.
+    pub fn delete_topic(&self, topic: &Topic, done: TopicDone) {
+        if self.topics.get(topic.as_str()).is_some() && !crate::topics::is_system(topic.as_str()) {
+            for queue in self.store.queues_of(topic.as_str()) {
+                self.store.trim_queue(&queue, queue.visible().max);
+            }
+            self.offsets.remove_topic(topic);
+        }
+        self.topics.delete(topic, done);
+    }
+
+    /// Removes a group, and its offsets if asked to.
+    pub fn delete_group(&self, group: &Group, clean_offsets: bool, done: GroupDone) {
+        if clean_offsets {
+            self.offsets.remove_group(group);
+        }
+        self.groups.delete(group, done);
+    }
+
+    /// Writes committed offsets now.
+    pub fn flush_offsets(&self, done: Box<dyn FnOnce(Result<usize, AppendError>) + Send>) {
+        self.offsets.flush(done);
+    }
+
+    /// Topics.
+    #[must_use]
+    pub fn topics(&self) -> &Topics {
+        &self.topics
+    }
+
+    /// Consumer groups.
+    #[must_use]
+    pub fn groups(&self) -> &Groups {
+        &self.groups
+    }
+
+    /// Who is connected.
+    #[must_use]
+    pub fn clients(&self) -> &Clients {
+        &self.clients
+    }
+
+    /// Committed offsets.
+    #[must_use]
+    pub fn offsets(&self) -> &Offsets {
+        &self.offsets
+    }
+
+    /// Queue locks.
+    #[must_use]
+    pub fn locks(&self) -> &Locks {
+        &self.locks
+    }
+
+    /// Counters for telemetry.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The store below.
+    #[must_use]
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn options(&self) -> &DeliveryOptions {
+        &self.options
+    }
 }

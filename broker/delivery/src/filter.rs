@@ -39,7 +39,7 @@ pub struct Subscription {
 }
 
 /// The one expression type served.
-pub const TAG: &str = "TAG";
+pub(crate) const TAG: &str = "TAG";
 
 impl Subscription {
     /// Reads an expression. An empty one and `*` mean everything, an empty type means `TAG`.

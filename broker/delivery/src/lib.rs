@@ -20,9 +20,6 @@ pub mod retry;
 pub mod send;
 pub mod topics;
 
-#[cfg(test)]
-mod tests;
-
 pub use clients::{ClientInfo, Clients, ConnectionId, ConsumeFromWhere, ConsumeType, ConsumerGroupView, ConsumerHeartbeat, MessageModel};
 pub use counters::Counters;
 pub use delivery::{ClientPush, Delivery, DeliveryOptions, OpenError, SpawnWork};

@@ -65,6 +65,12 @@ impl Locks {
         (now.since(holder.renewed) <= self.expiry).then(|| holder.client_id.to_string())
     }
 
+    /// Whether a group holds any lock: it consumes in order.
+    pub(crate) fn any(&self, group: &Group) -> bool {
+        let now = self.clock.monotonic();
+        self.groups.lock().get(group).is_some_and(|held| held.values().any(|holder| now.since(holder.renewed) <= self.expiry))
+    }
+
     /// Gives back everything a client holds in a group.
     pub(crate) fn release(&self, group: &Group, client_id: &str) {
         let mut groups = self.groups.lock();

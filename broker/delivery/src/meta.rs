@@ -46,9 +46,34 @@ impl MetaWriter {
             return done(Ok(()));
         }
         let mut batch = Batch::new();
-        match batch.meta(&changes) {
-            Ok(()) => self.store.submit(batch, Wait::Durable, Box::new(move |result| done(result.map(|_| ())))),
-            Err(_) => done(Err(AppendError::TooLarge(changes.iter().map(|c| c.key.len() + c.value.as_ref().map_or(0, Vec::len)).sum()))),
+        for piece in pieces(&changes) {
+            if batch.meta(piece).is_err() {
+                return done(Err(AppendError::TooLarge(piece.iter().map(bytes_of).sum())));
+            }
         }
+        self.store.submit(batch, Wait::Durable, Box::new(move |result| done(result.map(|_| ()))));
     }
+}
+
+/// Most bytes of changes in one record; a single larger change gets a record of its own.
+const PIECE_BYTES_MAX: usize = 256 * 1024;
+
+fn bytes_of(change: &MetaChange) -> usize {
+    change.key.len() + change.value.as_ref().map_or(0, Vec::len) + 16
+}
+
+/// Cuts many changes into records of a handy size.
+fn pieces(changes: &[MetaChange]) -> Vec<&[MetaChange]> {
+    let mut pieces = Vec::new();
+    let (mut start, mut bytes) = (0, 0);
+    for (i, change) in changes.iter().enumerate() {
+        let size = bytes_of(change);
+        if i > start && bytes + size > PIECE_BYTES_MAX {
+            pieces.push(&changes[start..i]);
+            (start, bytes) = (i, 0);
+        }
+        bytes += size;
+    }
+    pieces.push(&changes[start..]);
+    pieces
 }

@@ -2,14 +2,15 @@
 
 use crate::{
     Counters, Delivery,
-    clients::ConnectionId,
+    clients::{ConnectionId, MessageModel},
     filter::{FilterError, Subscription},
     groups::GroupError,
+    held::{Hold, HeldPull},
     topics::TopicError,
 };
 use bytes::Bytes;
 use sluice_store::{QueueBounds, ReadError, ReadLimits, queue_index::QueueRef};
-use sluice_types::{Group, QueueId, QueueOffset, Topic};
+use sluice_types::{Group, QueueOffset, Topic};
 use std::{sync::Arc, time::Duration};
 use thiserror::Error;
 
@@ -127,5 +128,223 @@ pub enum PullError {
 
 /// What a pull is answered with.
 pub type PullReply = Result<PullOutcome, PullError>;
-/// Called once with a pull's answer, perhaps much later.
+/// Called once with a pull's answer, perhaps much later; dropped uncalled when the pull's connection ends first.
 pub type PullDone = Box<dyn FnOnce(PullReply) + Send>;
+
+/// Most queue entries looked at in one read when the filter refuses many.
+const SCANNED_MAX: u32 = 8192;
+
+/// A pull after its checks: what it takes to read.
+pub(crate) struct PullWork {
+    pub(crate) queue: QueueRef,
+    pub(crate) connection: ConnectionId,
+    /// Where to read on. While a pull is held it moves past what the filter refuses.
+    position: QueueOffset,
+    /// Whether the filter has refused anything so far.
+    skipped: bool,
+    subscription: Arc<Subscription>,
+    limits: ReadLimits,
+    topic_sys_flag: i32,
+    group_sys_flag: i32,
+}
+
+impl PullWork {
+    /// Whether there may be something to read.
+    fn ready(&self) -> bool {
+        self.queue.visible().max > self.position
+    }
+
+    fn outcome(&self, status: PullStatus, remark: &'static str, next: QueueOffset, bounds: QueueBounds) -> PullOutcome {
+        let (topic_sys_flag, group_sys_flag) = (self.topic_sys_flag, self.group_sys_flag);
+        PullOutcome { status, remark, next, bounds, slices: Vec::new(), messages: 0, bytes: 0, topic_sys_flag, group_sys_flag }
+    }
+
+    /// The answer when there is nothing to give.
+    fn nothing(&self) -> PullOutcome {
+        let bounds = self.queue.visible();
+        match self.skipped {
+            true => self.outcome(PullStatus::NoMatched, "NO_MATCHED_MESSAGE", self.position, bounds),
+            false => self.outcome(PullStatus::NoNewMessage, "OFFSET_OVERFLOW_ONE", self.position, bounds),
+        }
+    }
+}
+
+impl Delivery {
+    /// Reads a queue for a consumer. `done` comes at once, or when a message arrives, or when the time to hold the pull is over.
+    pub fn pull(self: &Arc<Self>, request: PullRequest, done: PullDone) {
+        let (mut work, offset) = match self.prepare(&request) {
+            Ok(prepared) => prepared,
+            Err(error) => return done(Err(error)),
+        };
+        if let Some(commit) = request.commit_offset.and_then(QueueOffset::from_wire) {
+            self.offsets().commit(&request.group, &request.topic, work.queue.id(), commit);
+        }
+        if let Some(moved) = moved(&work, offset) {
+            Counters::add(&self.counters().offsets_moved, 1);
+            return done(Ok(moved));
+        }
+        match self.read(&mut work) {
+            Ok(Some(found)) => done(Ok(found)),
+            Err(error) => done(Err(error)),
+            Ok(None) => match request.suspend.filter(|hold| !hold.is_zero() && !work.skipped) {
+                None => done(Ok(work.nothing())),
+                Some(hold) => {
+                    let deadline = self.env.clock.monotonic() + hold.min(self.options().hold_max);
+                    Counters::add(&self.counters().pulls_held, 1);
+                    self.hold(HeldPull { work, deadline, done });
+                }
+            },
+        }
+    }
+
+    fn prepare(&self, request: &PullRequest) -> Result<(PullWork, i64), PullError> {
+        let group = self.groups().ensure(&request.group)?;
+        if !group.consume_enable {
+            return Err(PullError::NoPermission(format!("the group {} may not consume", request.group)));
+        }
+        let state = self.topics().state(request.topic.as_str()).ok_or_else(|| TopicError::NotFound(request.topic.to_string()))?;
+        if !state.config.readable() {
+            return Err(PullError::NoPermission(format!("the topic {} may not be read", request.topic)));
+        }
+        let queues = state.config.read_queues;
+        let queue = u32::try_from(request.queue_id).ok().filter(|id| *id < queues).and_then(|id| state.queue(self.store(), id));
+        let Some(queue) = queue else {
+            return Err(PullError::QueueId { topic: request.topic.clone(), queues, queue_id: request.queue_id });
+        };
+        let subscription = self.subscription(request, group.consume_broadcast_enable)?;
+        let bytes = request.max_bytes.unwrap_or(usize::MAX).min(self.options().pull_bytes_max);
+        let messages = request.max_messages.clamp(1, self.options().pull_messages_max);
+        let work = PullWork {
+            queue: queue.clone(),
+            connection: request.connection,
+            position: QueueOffset::from_wire(request.offset).unwrap_or_default(),
+            skipped: false,
+            subscription,
+            limits: ReadLimits { messages, bytes, scanned: SCANNED_MAX },
+            topic_sys_flag: state.config.sys_flag,
+            group_sys_flag: group.group_sys_flag,
+        };
+        Ok((work, request.offset))
+    }
+
+    fn subscription(&self, request: &PullRequest, broadcast_allowed: bool) -> Result<Arc<Subscription>, PullError> {
+        if let Some(own) = &request.subscription {
+            return Ok(Arc::new(own.clone()));
+        }
+        let missing = || PullError::NoSubscription(request.group.clone(), request.topic.clone());
+        let (model, known) = self.clients().subscription(request.group.as_str(), request.topic.as_str()).ok_or_else(missing)?;
+        if model == MessageModel::Broadcasting && !broadcast_allowed {
+            return Err(PullError::NoPermission(format!("the group {} may not consume by broadcast", request.group)));
+        }
+        let known = known.ok_or_else(missing)?;
+        if known.version < request.subscription_version {
+            return Err(PullError::SubscriptionOutdated { group: request.group.clone(), have: known.version, want: request.subscription_version });
+        }
+        Ok(known)
+    }
+
+    /// Reads on from the work's position; `None` when nothing is there that the subscription wants.
+    fn read(&self, work: &mut PullWork) -> Result<Option<PullOutcome>, PullError> {
+        if !work.ready() {
+            return Ok(None);
+        }
+        let subscription = work.subscription.clone();
+        let read = self.store().read(&work.queue, work.position, work.limits, &mut |hash| subscription.accepts(hash))?;
+        if read.messages == 0 {
+            work.skipped |= read.next > work.position;
+            work.position = read.next;
+            return Ok(None);
+        }
+        let counters = self.counters();
+        Counters::add(&counters.messages_out, u64::from(read.messages));
+        Counters::add(&counters.bytes_out, read.bytes as u64);
+        let mut found = work.outcome(PullStatus::Found, "FOUND", read.next, read.bounds);
+        (found.slices, found.messages, found.bytes) = (read.slices, read.messages, read.bytes);
+        Ok(Some(found))
+    }
+
+    /// Holds a pull, or answers it when something has come in between.
+    fn hold(&self, mut pull: HeldPull) {
+        loop {
+            let queue = pull.work.queue.clone();
+            let position = pull.work.position;
+            let id = match self.held.hold(pull) {
+                Hold::Waits(id) => id,
+                Hold::Refused(refused) => {
+                    Counters::add(&self.counters().pulls_refused, 1);
+                    return (refused.done)(Err(PullError::PollingFull(self.options().held_pulls_max)));
+                }
+            };
+            if queue.visible().max <= position {
+                return;
+            }
+            // Something came between the read and the registration. If the pull is gone already, whoever took it answers it.
+            let Some(mut taken) = self.held.take(id) else { return };
+            match self.read(&mut taken.work) {
+                Ok(None) => pull = taken,
+                Ok(Some(found)) => return (taken.done)(Ok(found)),
+                Err(error) => return (taken.done)(Err(error)),
+            }
+        }
+    }
+
+    /// A queue has new messages: those who wait for it are served on another thread.
+    pub(crate) fn wake(self: &Arc<Self>, queue: &QueueRef) {
+        let woken = self.held.take_arrived(queue);
+        if woken.is_empty() {
+            return;
+        }
+        Counters::add(&self.counters().pulls_woken, woken.len() as u64);
+        let delivery = self.clone();
+        (self.spawn_work)(Box::new(move || {
+            for pull in woken {
+                delivery.resume(pull);
+            }
+        }));
+    }
+
+    fn resume(&self, mut pull: HeldPull) {
+        match self.read(&mut pull.work) {
+            Ok(Some(found)) => (pull.done)(Ok(found)),
+            Err(error) => (pull.done)(Err(error)),
+            Ok(None) => self.hold(pull),
+        }
+    }
+
+    /// Answers pulls that have waited long enough.
+    pub(crate) fn end_due_pulls(&self) {
+        for pull in self.held.take_due(self.env.clock.monotonic()) {
+            Counters::add(&self.counters().pulls_timed_out, 1);
+            let answer = pull.work.nothing();
+            (pull.done)(Ok(answer));
+        }
+    }
+
+    /// Answers everything that waits, as if its time were over, and holds nothing any more.
+    pub(crate) fn end_all_pulls(&self) {
+        for pull in self.held.stop() {
+            let answer = pull.work.nothing();
+            (pull.done)(Ok(answer));
+        }
+    }
+
+    /// Pulls that are held at the moment.
+    #[must_use]
+    pub fn held_pulls(&self) -> usize {
+        self.held.len()
+    }
+}
+
+/// The answer to an offset outside the queue's bounds.
+fn moved(work: &PullWork, offset: i64) -> Option<PullOutcome> {
+    let bounds = work.queue.visible();
+    let to = |next, remark| Some(work.outcome(PullStatus::OffsetMoved, remark, next, bounds));
+    match QueueOffset::from_wire(offset) {
+        Some(QueueOffset::ZERO) if bounds.max == QueueOffset::ZERO => None,
+        _ if bounds.max == QueueOffset::ZERO => to(QueueOffset::ZERO, "NO_MESSAGE_IN_QUEUE"),
+        None => to(bounds.min, "OFFSET_TOO_SMALL"),
+        Some(offset) if offset < bounds.min => to(bounds.min, "OFFSET_TOO_SMALL"),
+        Some(offset) if offset > bounds.max => to(bounds.max, "OFFSET_OVERFLOW_BADLY"),
+        Some(_) => None,
+    }
+}

@@ -2,17 +2,17 @@
 
 use crate::{
     Counters, Delivery,
-    topics::{SCHEDULE_TOPIC, TopicConfig, TopicError, TopicState},
+    topics::{TopicConfig, TopicError, TopicState},
 };
 use bytes::Bytes;
 use sluice_protocol::{
     batch,
     message_id::OffsetMessageId,
-    properties::{self, PROPERTIES_BYTES_MAX, PropertiesError},
+    properties::{self, PROPERTIES_BYTES_MAX},
     record::{CRC_PROPERTY_BYTES, RecordError, RecordFields, sys_flag},
 };
 use sluice_store::{AppendError, Batch, Placed, Wait, queue_index::QueueRef};
-use sluice_types::{Group, QueueId, QueueOffset, Topic};
+use sluice_types::{Group, QueueOffset, Topic};
 use std::{borrow::Cow, net::SocketAddr};
 use thiserror::Error;
 
@@ -105,3 +105,250 @@ pub enum SendError {
 
 /// Called once with what became of a send.
 pub type SendDone = Box<dyn FnOnce(Result<SendReceipt, SendError>) + Send>;
+
+/// Marks a half message.
+const TRANSACTION: &str = "TRAN_MSG";
+/// Marks of a timer message.
+const TIMERS: [&str; 3] = ["TIMER_DELAY_SEC", "TIMER_DELAY_MS", "TIMER_DELIVER_MS"];
+/// Where a waiting message is to go.
+pub(crate) const REAL_TOPIC: &str = "REAL_TOPIC";
+/// The queue there.
+pub(crate) const REAL_QUEUE: &str = "REAL_QID";
+/// Most messages in one batch.
+const BATCH_MESSAGES_MAX: usize = 4096;
+
+/// What routing decides: the topic and queue where the record is going to lie, and the level it waits at.
+struct Route {
+    topic: std::sync::Arc<TopicState>,
+    queue_id: u32,
+    dead: bool,
+}
+
+impl Delivery {
+    /// Takes a message, or a batch, towards the log. `done` is called once, perhaps before this returns.
+    pub fn send(&self, request: SendRequest<'_>, done: SendDone) {
+        let counters = self.counters.clone();
+        let (batch, queue_id, wait) = match self.encode(&request) {
+            Ok(encoded) => encoded,
+            Err(error) => {
+                Counters::add(&counters.sends_failed, 1);
+                return done(Err(error));
+            }
+        };
+        let store_host = self.options().store_host;
+        let stored = move |result: Result<Vec<Placed>, AppendError>| {
+            let receipt = |placed| receipt(queue_id, store_host, placed);
+            match result {
+                Ok(placed) => {
+                    Counters::add(&counters.messages_in, placed.len() as u64);
+                    Counters::add(&counters.bytes_in, placed.iter().map(|p| u64::from(p.bytes)).sum());
+                    done(Ok(receipt(placed)));
+                }
+                Err(error) => {
+                    Counters::add(&counters.sends_failed, 1);
+                    done(Err(match error {
+                        AppendError::FlushTimeout(placed) => SendError::FlushTimeout(receipt(placed)),
+                        other => SendError::Store(other),
+                    }));
+                }
+            }
+        };
+        self.store().submit(batch, wait, Box::new(stored));
+    }
+
+    fn encode(&self, request: &SendRequest<'_>) -> Result<(Batch, i32, Wait), SendError> {
+        self.check_sizes(request)?;
+        let properties = without_checksum(request.properties);
+        refuse_unserved(&properties)?;
+        let route = self.route(request)?;
+        let delay = if route.dead { None } else { properties::get(&properties, properties::DELAY_LEVEL).and_then(|l| l.parse::<i32>().ok()).filter(|l| *l > 0) };
+        let wait = match properties::get(&properties, properties::WAIT) {
+            Some("false") => Wait::Appended,
+            _ => Wait::Durable,
+        };
+        let mut batch = Batch::new();
+        match (request.batch, delay) {
+            (true, None) => self.push_batch(&mut batch, request, &route)?,
+            (true, Some(_)) => return Err(SendError::Illegal("a batch cannot be delayed; send its messages one by one".to_owned())),
+            (false, delay) => self.push_single(&mut batch, request, &route, &properties, delay)?,
+        }
+        Ok((batch, route.queue_id as i32, wait))
+    }
+
+    fn check_sizes(&self, request: &SendRequest<'_>) -> Result<(), SendError> {
+        let max = self.options().message_bytes_max;
+        if request.body.len() > max {
+            return Err(SendError::Illegal(format!("a body of {} bytes, the limit is {max}", request.body.len())));
+        }
+        // One separator may have to be added, and the checksum needs its room.
+        let max = PROPERTIES_BYTES_MAX - CRC_PROPERTY_BYTES - 1;
+        if request.properties.len() > max {
+            return Err(SendError::Illegal(format!("properties of {} bytes, the limit is {max}", request.properties.len())));
+        }
+        Ok(())
+    }
+
+    fn route(&self, request: &SendRequest<'_>) -> Result<Route, SendError> {
+        let topic = self.topics().for_send(request.topic, request.default_topic, request.default_queue_count, request.unit_mode)?;
+        if !topic.config.writable() {
+            return Err(SendError::NoPermission(request.topic.to_owned()));
+        }
+        let queues = topic.config.write_queues;
+        let queue_id = match u32::try_from(request.queue_id) {
+            Err(_) => topic.next_queue(),
+            Ok(id) if id < queues => id,
+            Ok(_) => return Err(SendError::QueueId { topic: request.topic.to_owned(), queues, queue_id: request.queue_id }),
+        };
+        match topic.config.name.retry_group() {
+            Some(_) if request.batch => Err(SendError::Illegal("a batch cannot go to a retry topic".to_owned())),
+            Some(group) => self.route_retry(request, &group, Route { topic, queue_id, dead: false }),
+            None => Ok(Route { topic, queue_id, dead: false }),
+        }
+    }
+
+    /// A client sends into a retry topic when it could not give a message back: too many attempts lead to the dead letters here too.
+    fn route_retry(&self, request: &SendRequest<'_>, group: &Group, route: Route) -> Result<Route, SendError> {
+        let config = self.groups().ensure(group).map_err(|_| SendError::GroupNotFound(group.to_string()))?;
+        // A group that consumes in order retries in place: what it sends here, it has given up on.
+        let given_up = request.reconsume_times > request.max_reconsume_times.unwrap_or(config.retry_max_times) || self.locks().any(group);
+        if !given_up {
+            return Ok(route);
+        }
+        let topic = self.topics().internal(Topic::dead_letters_of(group).map_err(TopicError::from)?, 1, 0)?;
+        if !topic.config.writable() {
+            return Err(SendError::NoPermission(topic.config.name.to_string()));
+        }
+        Counters::add(&self.counters().dead_letters, 1);
+        Ok(Route { queue_id: topic.next_queue(), topic, dead: true })
+    }
+
+    fn push_single(&self, batch: &mut Batch, request: &SendRequest<'_>, route: &Route, properties: &str, delay: Option<i32>) -> Result<(), SendError> {
+        let own = self.queue_of(route)?;
+        let mut message = Message {
+            flag: request.flag,
+            sys_flag: request.sys_flag,
+            born_timestamp: request.born_timestamp,
+            born_host: request.born_host,
+            reconsume_times: request.reconsume_times,
+            body: &request.body,
+            properties: Cow::Borrowed(properties),
+        };
+        match delay {
+            None => self.push(batch, &own, &message),
+            Some(level) => {
+                let queue = self.delay_queue(level, &own, message.properties.to_mut());
+                Counters::add(&self.counters().delayed_in, 1);
+                self.push(batch, &queue, &message)
+            }
+        }
+        .map_err(illegal)
+    }
+
+    fn push_batch(&self, batch: &mut Batch, request: &SendRequest<'_>, route: &Route) -> Result<(), SendError> {
+        let queue = self.queue_of(route)?;
+        for inner in batch::decode(&request.body, BATCH_MESSAGES_MAX) {
+            let inner = inner.map_err(|error| SendError::Illegal(error.to_string()))?;
+            let properties = without_checksum(inner.properties);
+            refuse_unserved(&properties)?;
+            let message = Message {
+                flag: inner.flag,
+                sys_flag: request.sys_flag,
+                born_timestamp: request.born_timestamp,
+                born_host: request.born_host,
+                reconsume_times: request.reconsume_times,
+                body: inner.body,
+                properties,
+            };
+            self.push(batch, &queue, &message).map_err(illegal)?;
+        }
+        if batch.records() == 0 {
+            return Err(SendError::Illegal("the batch is empty".to_owned()));
+        }
+        Ok(())
+    }
+
+    fn queue_of(&self, route: &Route) -> Result<QueueRef, SendError> {
+        let config: &TopicConfig = &route.topic.config;
+        route.topic.queue(self.store(), route.queue_id).cloned().ok_or_else(|| SendError::QueueId {
+            topic: config.name.to_string(),
+            queues: config.write_queues,
+            queue_id: route.queue_id as i32,
+        })
+    }
+
+    /// The queue where a message waits for `target`; its properties are told where it is to go. A level above the last counts as the last.
+    pub(crate) fn delay_queue(&self, level: i32, target: &QueueRef, properties: &mut String) -> QueueRef {
+        let level = (level.max(1) as usize).min(self.delay_queues.len().max(1));
+        properties::set(properties, properties::DELAY_LEVEL, &level.to_string());
+        properties::set(properties, REAL_TOPIC, target.topic().as_str());
+        properties::set(properties, REAL_QUEUE, &target.id().to_string());
+        self.delay_queues[level - 1].clone()
+    }
+
+    /// Encodes a message for a queue.
+    pub(crate) fn push(&self, batch: &mut Batch, queue: &QueueRef, message: &Message<'_>) -> Result<(), RecordError> {
+        let multi = properties::get(&message.properties, properties::TAGS).is_some_and(|tags| tags.contains("||"));
+        let fields = RecordFields {
+            topic: queue.topic().as_str(),
+            queue_id: queue.id().to_wire(),
+            flag: message.flag,
+            sys_flag: if multi { message.sys_flag | sys_flag::MULTI_TAGS } else { message.sys_flag },
+            born_timestamp: message.born_timestamp,
+            born_host: message.born_host,
+            store_host: self.options().store_host,
+            reconsume_times: message.reconsume_times,
+            prepared_transaction_offset: 0,
+            body: message.body,
+            properties: &message.properties,
+        };
+        batch.push(queue, &fields)
+    }
+}
+
+/// A message on its way into a queue.
+pub(crate) struct Message<'a> {
+    pub(crate) flag: i32,
+    pub(crate) sys_flag: i32,
+    pub(crate) born_timestamp: i64,
+    pub(crate) born_host: SocketAddr,
+    pub(crate) reconsume_times: i32,
+    pub(crate) body: &'a [u8],
+    pub(crate) properties: Cow<'a, str>,
+}
+
+fn illegal(error: RecordError) -> SendError {
+    SendError::Illegal(error.to_string())
+}
+
+/// Properties without the store's own, which a client may send back to us.
+pub(crate) fn without_checksum(text: &str) -> Cow<'_, str> {
+    if !text.contains(properties::CRC32) {
+        return Cow::Borrowed(text);
+    }
+    let mut own = text.to_owned();
+    properties::remove(&mut own, properties::CRC32);
+    Cow::Owned(own)
+}
+
+fn refuse_unserved(text: &str) -> Result<(), SendError> {
+    for (name, value) in properties::iter(text) {
+        if name == TRANSACTION && value.eq_ignore_ascii_case("true") {
+            return Err(SendError::Transaction);
+        }
+        if TIMERS.contains(&name) {
+            return Err(SendError::Timer);
+        }
+    }
+    Ok(())
+}
+
+fn receipt(queue_id: i32, store_host: SocketAddr, placed: Vec<Placed>) -> SendReceipt {
+    let mut message_ids = String::with_capacity(placed.len() * 33);
+    for place in &placed {
+        if !message_ids.is_empty() {
+            message_ids.push(',');
+        }
+        OffsetMessageId { store_host, log_offset: place.log_offset.to_wire() }.encode_to(&mut message_ids);
+    }
+    SendReceipt { queue_id, first_queue_offset: placed.first().map(|p| p.queue_offset).unwrap_or_default(), placed, message_ids }
+}

@@ -67,7 +67,10 @@ pub(crate) fn check_name(name: &str) -> io::Result<()> {
     if name.split('/').all(sound) {
         return Ok(());
     }
-    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} is no file name below the store directory: give a relative path without `.`, `..` and NUL")))
+    Err(io::Error::new(
+        io::ErrorKind::InvalidInput,
+        format!("{name:?} is no file name below the store directory: give a relative path without `.`, `..` and NUL"),
+    ))
 }
 
 /// The same for a directory, where `""` is the root.

@@ -20,10 +20,5 @@ use crate::Env;
 ///
 /// Fails when the directory cannot be made or the machine has no source of entropy; both are found here rather than in the middle of the work.
 pub fn env(root: &Path) -> io::Result<Env> {
-    Ok(Env {
-        clock: Arc::new(RealClock::new()),
-        disk: Arc::new(RealDisk::create(root)?),
-        rng: Arc::new(RealRng::new()?),
-        spawn: Arc::new(RealSpawn),
-    })
+    Ok(Env { clock: Arc::new(RealClock::new()), disk: Arc::new(RealDisk::create(root)?), rng: Arc::new(RealRng::new()?), spawn: Arc::new(RealSpawn) })
 }

@@ -1,5 +1,7 @@
 //! The HTTP endpoint: metrics, liveness, readiness. Read only.
 
+mod bounded;
+
 use crate::telemetry::Telemetry;
 use axum::{
     Router,
@@ -18,8 +20,8 @@ use std::{
 };
 use tokio::net::TcpListener;
 
-/// Scrapes and probes at one time; more wait in the kernel's queue.
-const REQUESTS_AT_ONCE_MAX: usize = 64;
+/// Scrapes at one time; more are refused.
+const SCRAPES_AT_ONCE_MAX: usize = 4;
 
 /// How long one answer may take to be made.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
@@ -81,14 +83,14 @@ pub async fn serve(
     readiness: Arc<Readiness>,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    let shared = Shared { telemetry, readiness, permits: Arc::new(tokio::sync::Semaphore::new(REQUESTS_AT_ONCE_MAX)) };
+    let shared = Shared { telemetry, readiness, permits: Arc::new(tokio::sync::Semaphore::new(SCRAPES_AT_ONCE_MAX)) };
     let routes = Router::new()
         .route("/", get(index))
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .with_state(shared);
-    axum::serve(listener, routes).with_graceful_shutdown(stop).await
+    axum::serve(bounded::Bounded::new(listener), routes).with_graceful_shutdown(stop).await
 }
 
 async fn index() -> &'static str {

@@ -5,9 +5,11 @@
 
 mod requests;
 mod samples;
+mod sources;
 
 pub use requests::RequestMetrics;
-pub use samples::{Samples, store_samples};
+pub use samples::Samples;
+pub use sources::{net_samples, store_samples};
 
 use crate::config::{LogConfig, LogFormat};
 use prometheus::{Registry, TextEncoder};

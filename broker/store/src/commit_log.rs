@@ -72,9 +72,6 @@ impl CommitLog {
     /// Makes sure that `bytes` fit at the tail, with a new segment when they don't, before anything of a batch is placed. `reserve` bytes of the last segment
     /// stay free for those who ask with a smaller reserve when no further segment can be made.
     pub(crate) fn make_room(&self, tail: &mut Tail, bytes: usize, reserve: usize) -> Result<(), AppendError> {
-        if bytes as u64 > self.segment_bytes / 2 {
-            return Err(AppendError::TooLarge(bytes));
-        }
         if self.fits(tail, bytes, reserve) {
             return Ok(());
         }
@@ -92,7 +89,10 @@ impl CommitLog {
 
     fn roll(&self, tail: &mut Tail) -> Result<(), RollError> {
         // The new segment first: when there is no space for it, the old one must stay as it is, open for the reserve.
-        let next = self.add_segment(tail.segment.end()).map_err(RollError::NoSpace)?;
+        let next = self.add_segment(tail.segment.end()).map_err(|e| match e.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => RollError::NoSpace(e),
+            _ => RollError::Broken(e),
+        })?;
         let rest = tail.segment.end() - tail.offset;
         if rest > 0 {
             let mut filler = record::blank(rest as u32).to_vec();

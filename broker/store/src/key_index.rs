@@ -15,7 +15,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -113,8 +113,9 @@ pub struct KeyIndex {
     /// Held while runs are written, merged or dropped; taken before the other locks.
     upkeep: Mutex<Upkeep>,
     /// Everything below is in runs that were restored; dispatching it again adds nothing.
-    covered: u64,
-    sync_failed: AtomicBool,
+    covered: AtomicU64,
+    /// Whether a sync has failed: which bytes are on disk is unknown from then on. Held while one runs.
+    sync_failed: Mutex<bool>,
 }
 
 impl KeyIndex {
@@ -129,7 +130,14 @@ impl KeyIndex {
     fn of(disk: Arc<dyn Disk>, runs: Vec<Arc<Run>>, next_number: u64) -> Self {
         let covered = runs.iter().map(|run| run.meta.last).max().unwrap_or(0);
         let upkeep = Upkeep { next_number, dir_dirty: true, ..Upkeep::default() };
-        Self { disk, hot: Mutex::default(), runs: RwLock::new(Arc::new(runs)), upkeep: Mutex::new(upkeep), covered, sync_failed: AtomicBool::new(false) }
+        Self {
+            disk,
+            hot: Mutex::default(),
+            runs: RwLock::new(Arc::new(runs)),
+            upkeep: Mutex::new(upkeep),
+            covered: AtomicU64::new(covered),
+            sync_failed: Mutex::new(false),
+        }
     }
 
     fn remove_orphans(&self) -> io::Result<()> {
@@ -155,7 +163,7 @@ impl KeyIndex {
 
     /// Adds an entry. For the one writer only, in rising order of log offsets; what a restored run covers already is skipped.
     pub fn push(&self, hash: u64, log_offset: u64, store_ms: i64) {
-        if log_offset < self.covered {
+        if log_offset < self.covered.load(Ordering::Relaxed) {
             return;
         }
         let mut hot = self.hot.lock();
@@ -180,6 +188,16 @@ impl KeyIndex {
     /// After an error the entries are still found, and the next flush tries again.
     pub fn flush_run(&self) -> Result<(), KeyIndexError> {
         let mut upkeep = self.upkeep.lock();
+        self.flush(&mut upkeep)?;
+        self.merge_where_due(&mut upkeep)
+    }
+
+    /// Like [`Self::flush_run`], but leaves the merging to the next one: for a moment in which others wait, right after a `flush_run` has done most of the work.
+    pub fn flush_run_only(&self) -> Result<(), KeyIndexError> {
+        self.flush(&mut self.upkeep.lock())
+    }
+
+    fn flush(&self, upkeep: &mut Upkeep) -> Result<(), KeyIndexError> {
         let blocks = {
             let mut hot = self.hot.lock();
             let mut blocks = std::mem::take(&mut hot.full);
@@ -189,7 +207,7 @@ impl KeyIndex {
             blocks
         };
         if !blocks.is_empty() {
-            let result = self.write_run(&mut upkeep, &blocks);
+            let result = self.write_run(upkeep, &blocks);
             let mut hot = self.hot.lock();
             let unwritten = std::mem::take(&mut hot.flushing);
             match result {
@@ -201,7 +219,7 @@ impl KeyIndex {
                 }
             }
         }
-        self.merge_where_due(&mut upkeep)
+        Ok(())
     }
 
     fn write_run(&self, upkeep: &mut Upkeep, blocks: &[Arc<Block>]) -> io::Result<Arc<Run>> {
@@ -273,15 +291,20 @@ impl KeyIndex {
         Ok(())
     }
 
+    /// The log turned out to end at `log_offset`: what is appended from there on is indexed, though a restored run reaches further. Entries of the records that
+    /// are gone stay; they are hints that lead nowhere, as the caller finds out.
+    pub fn truncate_above_log(&self, log_offset: u64) {
+        self.covered.fetch_min(log_offset, Ordering::Relaxed);
+    }
+
     /// Puts all runs on stable storage. Once this has failed it fails for good: which bytes reached the disk is unknown until a restart.
     pub fn sync(&self) -> io::Result<()> {
-        if self.sync_failed.load(Ordering::Acquire) {
+        let mut failed = self.sync_failed.lock();
+        if *failed {
             return Err(io::Error::other("an earlier sync of the key index failed; restart the broker to recover"));
         }
         let result = self.sync_files();
-        if result.is_err() {
-            self.sync_failed.store(true, Ordering::Release);
-        }
+        *failed = result.is_err();
         result
     }
 

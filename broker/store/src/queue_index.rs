@@ -22,7 +22,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
 };
 
@@ -40,8 +40,8 @@ pub struct QueueIndex {
     /// Queues with entries in memory.
     dirty: Mutex<Vec<QueueRef>>,
     in_memory: AtomicUsize,
-    /// A sync has failed: which bytes are on disk is unknown from then on.
-    sync_failed: AtomicBool,
+    /// Whether a sync has failed: which bytes are on disk is unknown from then on. Held while one runs.
+    sync_failed: Mutex<bool>,
 }
 
 /// A stretch of an extent that a read wants.
@@ -67,7 +67,7 @@ impl QueueIndex {
             space: Mutex::new(Space::new(disk.clone())),
             dirty: Mutex::default(),
             in_memory: AtomicUsize::new(0),
-            sync_failed: AtomicBool::new(false),
+            sync_failed: Mutex::new(false),
             disk,
         })
     }
@@ -367,13 +367,12 @@ impl QueueIndex {
     /// Puts everything spilled so far on stable storage. Once this has failed it fails for good: which bytes reached the disk is unknown until a restart
     /// restores the last durable snapshot.
     pub fn sync(&self) -> io::Result<()> {
-        if self.sync_failed.load(Ordering::Acquire) {
+        let mut failed = self.sync_failed.lock();
+        if *failed {
             return Err(io::Error::other("an earlier sync of the queue index failed; restart the broker to recover"));
         }
         let result = self.sync_files();
-        if result.is_err() {
-            self.sync_failed.store(true, Ordering::Release);
-        }
+        *failed = result.is_err();
         result
     }
 
@@ -469,7 +468,11 @@ impl QueueIndex {
                     let frozen: &[Entry] = state.frozen.as_ref().map_or(&[], |frozen| frozen);
                     let below = |entry: &Entry| entry.log_offset < log_offset;
                     let in_frozen = frozen.partition_point(below);
-                    let found = if in_frozen < frozen.len() { tail_first - (frozen.len() - in_frozen) as u64 } else { tail_first + state.tail.partition_point(below) as u64 };
+                    let found = if in_frozen < frozen.len() {
+                        tail_first - (frozen.len() - in_frozen) as u64
+                    } else {
+                        tail_first + state.tail.partition_point(below) as u64
+                    };
                     return Ok(found.max(queue.min.load(Ordering::Acquire)));
                 }
             }

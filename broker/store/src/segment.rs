@@ -10,6 +10,11 @@ use std::{io, sync::Arc};
 pub(crate) const DIRECTORY: &str = "commitlog";
 /// A segment made ready for the next roll.
 const PREPARED: &str = "commitlog/next";
+/// A segment being made ready. It gets the name above when it is whole: the writer, which takes whatever has that name, must never meet a file that is still
+/// being zeroed.
+const PREPARING: &str = "commitlog/next.new";
+/// A segment being made by the writer itself, because none was ready.
+const MAKING: &str = "commitlog/now.new";
 /// How much is zeroed at a time.
 const ZEROS_BYTES: usize = 1 << 20;
 
@@ -82,13 +87,20 @@ pub(crate) fn prepare(disk: &dyn Disk, bytes: u64, prewrite: bool) -> io::Result
     if disk.open(PREPARED, OpenMode::Read).and_then(|f| f.len()).is_ok_and(|len| len == bytes) {
         return Ok(());
     }
-    let file = disk.open(PREPARED, OpenMode::Create)?;
-    let made = fill(&*file, bytes, if prewrite { bytes } else { 0 });
-    if made.is_err() {
-        // Leave no half-made file in a full disk's way.
-        let _ = disk.remove(PREPARED);
+    let file = make(disk, PREPARING, bytes, if prewrite { bytes } else { 0 });
+    file.and_then(|_| disk.rename(PREPARING, PREPARED))
+}
+
+fn make(disk: &dyn Disk, name: &str, bytes: u64, prewritten: u64) -> io::Result<Arc<dyn File>> {
+    let file = disk.open(name, OpenMode::Create)?;
+    match fill(&*file, bytes, prewritten) {
+        Ok(()) => Ok(file),
+        Err(e) => {
+            // Leave no half-made file in a full disk's way.
+            let _ = disk.remove(name);
+            Err(e)
+        }
     }
-    made
 }
 
 fn fill(file: &dyn File, bytes: u64, prewritten: u64) -> io::Result<()> {
@@ -123,13 +135,8 @@ pub(crate) fn create(disk: &dyn Disk, base: u64, bytes: u64, prewritten: u64) ->
     if ready {
         disk.rename(PREPARED, &name(base))?;
     } else {
-        let _ = disk.remove(PREPARED);
-        let file = disk.open(PREPARED, OpenMode::Create)?;
-        if let Err(e) = fill(&*file, bytes, prewritten) {
-            let _ = disk.remove(PREPARED);
-            return Err(e);
-        }
-        disk.rename(PREPARED, &name(base))?;
+        make(disk, MAKING, bytes, prewritten)?;
+        disk.rename(MAKING, &name(base))?;
     }
     disk.sync_dir(DIRECTORY)?;
     disk.open(&name(base), OpenMode::Write)

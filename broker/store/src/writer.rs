@@ -175,6 +175,9 @@ impl Shared {
         if let Some(why) = self.writer.poison_error() {
             return Err((done, why));
         }
+        if batch.bytes() as u64 > self.log.segment_bytes / 2 {
+            return Err((done, AppendError::TooLarge(batch.bytes())));
+        }
         if !batch.only_metadata()
             && let Some(why) = self.disk_full.lock().clone()
         {

@@ -1,1 +1,48 @@
-fn main() {}
+//! `cargo xtask`: the one front door for tests, official clients, crash and power-cut runs, benchmarks and fuzzing.
+#![forbid(unsafe_code)]
+#![allow(clippy::disallowed_methods, reason = "a tool for developers lives outside of the product's seam: it uses the real clock, disk and processes")]
+
+mod clients;
+mod crash;
+mod fuzz;
+mod peer;
+mod places;
+mod process;
+mod sluice;
+mod test;
+mod text;
+mod tidy;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Checks of this repository, from formatting to power cuts.")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Formatting, lints, the repository's own rules and all tests of the workspace
+    Test,
+    /// The repository's own rules only: crate arrows, unsafe code, file length, unfinished code
+    Tidy,
+    /// The official Java clients against Sluice (or, with --peer, against Apache RocketMQ)
+    Clients(clients::Arguments),
+    /// Kills and power cuts under load: nothing acknowledged may be lost
+    Crash(crash::Arguments),
+    /// The protocol's decoders under random input
+    Fuzz(fuzz::Arguments),
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().task {
+        Task::Test => test::run(),
+        Task::Tidy => tidy::run(),
+        Task::Clients(arguments) => clients::run(&arguments),
+        Task::Crash(arguments) => crash::run(&arguments),
+        Task::Fuzz(arguments) => fuzz::run(&arguments),
+    }
+}

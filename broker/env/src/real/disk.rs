@@ -117,13 +117,8 @@ impl Disk for RealDisk {
 
     fn lock(&self, name: &str) -> io::Result<Box<dyn Send + Sync>> {
         let path = self.path(name)?;
-        let file = fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(|error| explain(error, "open lock file", &path))?;
+        let file =
+            fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(|error| explain(error, "open lock file", &path))?;
         match retry_on_intr(|| flock(&file, FlockOperation::NonBlockingLockExclusive)) {
             // The lock lives as long as the open file; the file itself stays, since removing it would let two processes lock two files of one name.
             Ok(()) => Ok(Box::new(file)),

@@ -98,7 +98,7 @@ impl Content {
     pub(crate) fn read(&self, buf: &mut [u8], offset: u64) -> bool {
         let whole = u64::try_from(buf.len()).ok().and_then(|len| offset.checked_add(len)).is_some_and(|end| end <= self.len);
         if !whole {
-            return false;
+            return buf.is_empty();
         }
         let mut rest = buf;
         let len = rest.len();

@@ -33,6 +33,8 @@ struct Size {
 struct Unsynced {
     sectors: BTreeMap<u64, Vec<Version>>,
     sizes: Vec<(u64, Size)>,
+    /// The furthest end of a write.
+    end: u64,
 }
 
 impl Unsynced {
@@ -57,6 +59,7 @@ impl Unsynced {
     }
 }
 
+/// A file, by whatever names.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Inode {
     live: Content,
@@ -69,9 +72,16 @@ pub(crate) struct Inode {
     doubtful: Unsynced,
     /// Open handles.
     pub(crate) handles: usize,
+    /// Whether a name leads to it, for a reader.
+    pub(crate) linked: bool,
 }
 
 impl Inode {
+    /// An empty file that has a name.
+    pub(crate) fn new() -> Self {
+        Self { linked: true, ..Self::default() }
+    }
+
     pub(crate) fn live(&self) -> &Content {
         &self.live
     }
@@ -110,7 +120,11 @@ impl Inode {
             rest = after;
         }
         let end = offset + bytes.len() as u64;
-        if !bytes.is_empty() && end > self.live.len() {
+        if bytes.is_empty() {
+            return;
+        }
+        self.dirty.end = self.dirty.end.max(end);
+        if end > self.live.len() {
             self.live.set_len(end);
             self.note_size(change);
         }
@@ -119,6 +133,7 @@ impl Inode {
     pub(crate) fn set_len(&mut self, change: u64, len: u64) {
         let old = self.live.len();
         self.live.set_len(len);
+        self.dirty.end = self.dirty.end.min(len);
         self.reserved = self.reserved.min(len);
         for index in self.cut_sectors(len, old) {
             let sector = self.live.sector(index).cloned();
@@ -160,7 +175,12 @@ impl Inode {
             self.synced.put(index, self.live.sector(index).cloned());
             self.doubtful.sectors.remove(&index);
         }
-        if !dirty.sizes.is_empty() {
+        if dirty.sizes.is_empty() {
+            // A length that a failed sync left in doubt: what was written since is nevertheless covered.
+            let len = self.synced.len().max(dirty.end);
+            self.synced.set_len(len);
+            self.doubtful.sizes.retain(|(_, size)| size.len >= dirty.end);
+        } else {
             self.synced.set_len(self.live.len());
             self.synced_reserved = self.reserved;
             self.doubtful.sizes.clear();
@@ -205,7 +225,7 @@ impl Inode {
         }
         content.set_len(size.len);
         content.trim();
-        Self { live: content.clone(), reserved: size.reserved, synced: content, synced_reserved: size.reserved, ..Self::default() }
+        Self { live: content.clone(), reserved: size.reserved, synced: content, synced_reserved: size.reserved, ..Self::new() }
     }
 
     /// Rot: the byte reads differently from now on, synced or not.

@@ -63,7 +63,7 @@ impl Outcome {
         match self.fate(change) {
             Fate::Kept => true,
             Fate::Dropped => false,
-            Fate::Torn => hash(&[self.seed, 3, change]) % 2 == 0,
+            Fate::Torn => hash(&[self.seed, 3, change]).is_multiple_of(2),
         }
     }
 
@@ -72,7 +72,7 @@ impl Outcome {
         match self.fate(change) {
             Fate::Kept => true,
             Fate::Dropped => false,
-            Fate::Torn => hash(&[self.seed, 4, change, sector]) % 2 == 0,
+            Fate::Torn => hash(&[self.seed, 4, change, sector]).is_multiple_of(2),
         }
     }
 }

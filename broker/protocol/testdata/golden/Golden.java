@@ -1,5 +1,3 @@
-import io.netty.buffer.ByteBuf;
-import io.netty.buffer.Unpooled;
 import java.net.InetAddress;
 import java.net.InetSocketAddress;
 import java.nio.ByteBuffer;
@@ -246,7 +244,7 @@ public final class Golden {
             throw new IllegalStateException("not encoded");
         }
         ByteBuffer buffer = encoder.getEncoderBuffer();
-        byte[] bytes = new byte[buffer.remaining()];
+        byte[] bytes = new byte[buffer.getInt(0)];
         buffer.get(bytes);
         ByteBuffer sealed = ByteBuffer.wrap(bytes);
         sealed.putLong(MessageDecoder.QUEUE_OFFSET_POSITION, 5);

@@ -15,13 +15,11 @@ struct CodeSeries {
     success: IntCounter,
 }
 
-/// Requests by code and answer, latency by code, bytes.
+/// Requests by code and answer, latency by code.
 pub struct RequestMetrics {
     requests: IntCounterVec,
     seconds: HistogramVec,
     by_code: Vec<OnceLock<CodeSeries>>,
-    received_bytes: IntCounter,
-    sent_bytes: IntCounter,
 }
 
 impl RequestMetrics {
@@ -35,15 +33,11 @@ impl RequestMetrics {
                 .buckets(LATENCY_BUCKETS_SECONDS.to_vec()),
             &["code"],
         )?;
-        let received_bytes = IntCounter::new("sluice_received_bytes_total", "Bytes received on the client ports.")?;
-        let sent_bytes = IntCounter::new("sluice_sent_bytes_total", "Bytes sent on the client ports.")?;
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(seconds.clone()))?;
-        registry.register(Box::new(received_bytes.clone()))?;
-        registry.register(Box::new(sent_bytes.clone()))?;
         // One slot a known code and one for all others.
         let by_code = (0..=RequestCode::ALL.len()).map(|_| OnceLock::new()).collect();
-        Ok(Self { requests, seconds, by_code, received_bytes, sent_bytes })
+        Ok(Self { requests, seconds, by_code })
     }
 
     /// A request with that code was answered with that code after that time.
@@ -60,15 +54,5 @@ impl RequestMetrics {
             Some(ResponseCode::Success) => series.success.inc(),
             other => self.requests.with_label_values(&[name, other.map_or(UNKNOWN, ResponseCode::name)]).inc(),
         }
-    }
-
-    /// Bytes came in.
-    pub fn received(&self, bytes: usize) {
-        self.received_bytes.inc_by(bytes as u64);
-    }
-
-    /// Bytes went out.
-    pub fn sent(&self, bytes: usize) {
-        self.sent_bytes.inc_by(bytes as u64);
     }
 }

@@ -158,7 +158,9 @@ fn seal_page(page: &mut [u8]) {
 }
 
 fn page_is_sound(page: &[u8; PAGE_BYTES], number: u64, expected: usize) -> bool {
-    page[COUNT_AT..COUNT_AT + 4] == (expected as u32).to_be_bytes() && word(page, COUNT_AT + 4) == number && crc32fast::hash(&page[..CRC_AT]).to_be_bytes() == page[CRC_AT..]
+    page[COUNT_AT..COUNT_AT + 4] == (expected as u32).to_be_bytes()
+        && word(page, COUNT_AT + 4) == number
+        && crc32fast::hash(&page[..CRC_AT]).to_be_bytes() == page[CRC_AT..]
 }
 
 fn header_page(meta: &Meta) -> [u8; PAGE_BYTES] {

@@ -6,7 +6,7 @@ use super::{
     space::{Place, Space},
 };
 use sluice_env::Disk;
-use sluice_types::{QueueId, Topic};
+use sluice_types::{QueueId, QueueOffset, Topic};
 use std::{
     io,
     sync::{Arc, atomic::Ordering},
@@ -24,6 +24,12 @@ pub enum RestoreError {
     /// The disk failed.
     #[error("the queue index cannot be restored: {0}")]
     Disk(#[from] io::Error),
+}
+
+impl From<&'static str> for RestoreError {
+    fn from(what: &'static str) -> Self {
+        damaged(what)
+    }
 }
 
 fn damaged(what: impl Into<String>) -> RestoreError {
@@ -50,32 +56,27 @@ impl QueueIndex {
     /// The index as a snapshot has it. Index files it does not name are removed.
     pub fn restore(disk: Arc<dyn Disk>, bytes: &[u8]) -> Result<Self, RestoreError> {
         let index = Self::empty(disk)?;
-        let (body, crc) = bytes.split_last_chunk::<4>().ok_or_else(|| damaged("the snapshot is empty"))?;
-        if crc32fast::hash(body) != u32::from_be_bytes(*crc) {
-            return Err(damaged("the snapshot's checksum is wrong"));
-        }
-        let mut reader = Reader(body);
-        if reader.u32()? != MAGIC || reader.u16()? != VERSION {
-            return Err(damaged("this is not a snapshot of version 1"));
-        }
-        let count = reader.u32()?;
         {
             let mut space = index.space.lock();
-            for _ in 0..count {
-                index.restore_queue(&mut reader, &mut space)?;
-            }
-        }
-        if !reader.0.is_empty() {
-            return Err(damaged("bytes follow the last queue"));
+            for_each_queue(bytes, |queue| index.restore_queue(queue, &mut space))?;
         }
         index.remove_unknown_files()?;
         Ok(index)
     }
 
-    fn restore_queue(&self, reader: &mut Reader<'_>, space: &mut Space) -> Result<(), RestoreError> {
-        let (topic, id) = reader.name()?;
-        let (min, next) = (reader.u64()?, reader.u64()?);
-        let extents = reader.extents(min, next).map_err(|error| damaged(format!("queue {topic}/{id}: {error}")))?;
+    /// The next offset of every queue in a snapshot, without any index file: for a rebuild from a log that has no record left of some queues. Those have to
+    /// [`Self::start_at`] it once the log has been dispatched, or their offsets would be used twice.
+    pub fn next_offsets(bytes: &[u8]) -> Result<Vec<(Topic, QueueId, QueueOffset)>, RestoreError> {
+        let mut found = Vec::new();
+        for_each_queue(bytes, |queue| {
+            found.push((queue.topic, queue.id, QueueOffset(queue.next)));
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    fn restore_queue(&self, stored: Stored, space: &mut Space) -> Result<(), RestoreError> {
+        let Stored { topic, id, min, next, extents } = stored;
         for extent in &extents {
             space.claim(extent.place, extent.len.into(), &self.files).map_err(|error| damaged(format!("queue {topic}/{id}: {error}")))?;
         }
@@ -89,6 +90,33 @@ impl QueueIndex {
         queue.state.lock().extents = extents;
         Ok(())
     }
+}
+
+/// A queue as a snapshot has it; consistent in itself.
+struct Stored {
+    topic: Topic,
+    id: QueueId,
+    min: u64,
+    next: u64,
+    extents: Vec<Extent>,
+}
+
+fn for_each_queue(bytes: &[u8], mut visit: impl FnMut(Stored) -> Result<(), RestoreError>) -> Result<(), RestoreError> {
+    let (body, crc) = bytes.split_last_chunk::<4>().ok_or_else(|| damaged("the snapshot is empty"))?;
+    if crc32fast::hash(body) != u32::from_be_bytes(*crc) {
+        return Err(damaged("the snapshot's checksum is wrong"));
+    }
+    let mut reader = Reader(body);
+    if reader.u32()? != MAGIC || reader.u16()? != VERSION {
+        return Err(damaged("this is not a snapshot of version 1"));
+    }
+    for _ in 0..reader.u32()? {
+        let (topic, id) = reader.name()?;
+        let (min, next) = (reader.u64()?, reader.u64()?);
+        let extents = reader.extents(min, next).map_err(|what| damaged(format!("queue {topic}/{id}: {what}")))?;
+        visit(Stored { topic, id, min, next, extents })?;
+    }
+    if reader.0.is_empty() { Ok(()) } else { Err(damaged("bytes follow the last queue")) }
 }
 
 /// Whether there was anything to remember of the queue.
@@ -123,33 +151,33 @@ fn encode_queue(queue: &QueueRef, out: &mut Vec<u8>) -> bool {
 struct Reader<'a>(&'a [u8]);
 
 impl Reader<'_> {
-    fn take<const N: usize>(&mut self) -> Result<[u8; N], RestoreError> {
-        let (head, rest) = self.0.split_first_chunk::<N>().ok_or_else(|| damaged("the snapshot ends early"))?;
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], &'static str> {
+        let (head, rest) = self.0.split_first_chunk::<N>().ok_or_else(|| "the snapshot ends early")?;
         self.0 = rest;
         Ok(*head)
     }
 
-    fn u16(&mut self) -> Result<u16, RestoreError> {
+    fn u16(&mut self) -> Result<u16, &'static str> {
         self.take().map(u16::from_be_bytes)
     }
 
-    fn u32(&mut self) -> Result<u32, RestoreError> {
+    fn u32(&mut self) -> Result<u32, &'static str> {
         self.take().map(u32::from_be_bytes)
     }
 
-    fn u64(&mut self) -> Result<u64, RestoreError> {
+    fn u64(&mut self) -> Result<u64, &'static str> {
         self.take().map(u64::from_be_bytes)
     }
 
-    fn name(&mut self) -> Result<(Topic, QueueId), RestoreError> {
+    fn name(&mut self) -> Result<(Topic, QueueId), &'static str> {
         let [len] = self.take()?;
-        let (name, rest) = self.0.split_at_checked(len.into()).ok_or_else(|| damaged("the snapshot ends within a topic's name"))?;
+        let (name, rest) = self.0.split_at_checked(len.into()).ok_or_else(|| "the snapshot ends within a topic's name")?;
         self.0 = rest;
-        let topic = std::str::from_utf8(name).ok().and_then(|name| Topic::new(name).ok()).ok_or_else(|| damaged("a topic's name is illegal"))?;
+        let topic = std::str::from_utf8(name).ok().and_then(|name| Topic::new(name).ok()).ok_or_else(|| "a topic's name is illegal")?;
         Ok((topic, QueueId(self.u32()?)))
     }
 
-    fn extent(&mut self) -> Result<Extent, RestoreError> {
+    fn extent(&mut self) -> Result<Extent, &'static str> {
         let (first, first_log, last_log) = (self.u64()?, self.u64()?, self.u64()?);
         let (chunk, slot) = (self.u32()?, self.u16()?);
         let [class] = self.take()?;
@@ -157,7 +185,7 @@ impl Reader<'_> {
     }
 
     /// The extents of a queue; they must cover `min..next` without a gap, in rising order.
-    fn extents(&mut self, min: u64, next: u64) -> Result<Vec<Extent>, RestoreError> {
+    fn extents(&mut self, min: u64, next: u64) -> Result<Vec<Extent>, &'static str> {
         let count = self.u32()?;
         // Grown as they are read: the number may be a lie.
         let mut extents: Vec<Extent> = Vec::new();
@@ -165,7 +193,7 @@ impl Reader<'_> {
             let extent = self.extent()?;
             let follows = extents.last().is_none_or(|last| last.first.checked_add(last.len.into()) == Some(extent.first) && last.last_log < extent.first_log);
             if !follows || extent.len == 0 || extent.first_log > extent.last_log {
-                return Err(damaged("its extents do not follow each other"));
+                return Err("its extents do not follow each other");
             }
             if extents.is_empty() {
                 extents.reserve_exact(1);
@@ -178,7 +206,7 @@ impl Reader<'_> {
             }
             _ => min == next,
         };
-        if covered && min <= next { Ok(extents) } else { Err(damaged("its extents do not cover its entries")) }
+        if covered && min <= next { Ok(extents) } else { Err("its extents do not cover its entries") }
     }
 }
 

@@ -9,9 +9,9 @@ use sluice_store::{AppendError, Batch, FlushMode, Placed, QueueRef, ReadLimits, 
 use sluice_types::{QueueId, QueueOffset, Topic};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-pub const SEGMENT_BYTES: u64 = 256 << 10;
+pub(crate) const SEGMENT_BYTES: u64 = 256 << 10;
 
-pub fn options(flush: FlushMode) -> StoreOptions {
+pub(crate) fn options(flush: FlushMode) -> StoreOptions {
     StoreOptions {
         segment_bytes: SEGMENT_BYTES,
         flush,
@@ -22,49 +22,49 @@ pub fn options(flush: FlushMode) -> StoreOptions {
     }
 }
 
-pub fn sync_options() -> StoreOptions {
+pub(crate) fn sync_options() -> StoreOptions {
     options(FlushMode::Sync)
 }
 
 /// One life of a store after another, on disks that inherit from each other.
-pub struct World {
-    pub env: Env,
-    pub disk: SimDisk,
-    pub clock: SimClock,
-    pub options: StoreOptions,
+pub(crate) struct World {
+    pub(crate) env: Env,
+    pub(crate) disk: SimDisk,
+    pub(crate) clock: SimClock,
+    pub(crate) options: StoreOptions,
     /// Body by (topic, queue, queue offset): what was acknowledged.
-    pub acked: BTreeMap<(String, u32, u64), Vec<u8>>,
+    pub(crate) acked: BTreeMap<(String, u32, u64), Vec<u8>>,
     next: u64,
 }
 
 impl World {
-    pub fn new(seed: u64, options: StoreOptions) -> Self {
+    pub(crate) fn new(seed: u64, options: StoreOptions) -> Self {
         let (env, disk, clock) = sim::env(seed);
         Self { env, disk, clock, options, acked: BTreeMap::new(), next: 0 }
     }
 
-    pub fn open(&self) -> Arc<Store> {
+    pub(crate) fn open(&self) -> Arc<Store> {
         Store::open(self.env.clone(), self.options.clone()).unwrap_or_else(|e| panic!("opening: {e}"))
     }
 
     /// From now on lives on what another disk holds.
-    pub fn move_to(&mut self, disk: SimDisk) {
+    pub(crate) fn move_to(&mut self, disk: SimDisk) {
         self.env.disk = Arc::new(disk.clone());
         self.disk = disk;
     }
 
-    pub fn power_cut(&mut self, seed: u64) {
+    pub(crate) fn power_cut(&mut self, seed: u64) {
         let disk = self.disk.crash(seed);
         self.move_to(disk);
     }
 
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let disk = self.disk.kill();
         self.move_to(disk);
     }
 
     /// Appends one message and notes it when it is acknowledged.
-    pub fn append(&mut self, store: &Store, topic: &str, queue: u32, len: usize) -> Result<Placed, AppendError> {
+    pub(crate) fn append(&mut self, store: &Store, topic: &str, queue: u32, len: usize) -> Result<Placed, AppendError> {
         self.next += 1;
         let mut body = format!("{:08} ", self.next).into_bytes();
         body.resize(len.max(body.len()), b'a' + (self.next % 26) as u8);
@@ -75,7 +75,7 @@ impl World {
     }
 
     /// Every acknowledged message is there, whole, at its offset.
-    pub fn check(&self, store: &Store) {
+    pub(crate) fn check(&self, store: &Store) {
         for ((topic, queue, offset), body) in &self.acked {
             let found = read_one(store, topic, *queue, *offset);
             assert_eq!(found.as_deref(), Some(&body[..]), "{topic} {queue} {offset}");
@@ -83,11 +83,11 @@ impl World {
     }
 }
 
-pub fn queue(store: &Store, topic: &str, id: u32) -> QueueRef {
+pub(crate) fn queue(store: &Store, topic: &str, id: u32) -> QueueRef {
     store.queue(&Topic::new(topic).expect("legal"), QueueId(id))
 }
 
-pub fn push(batch: &mut Batch, store: &Store, topic: &str, id: u32, body: &[u8], properties: &str) {
+pub(crate) fn push(batch: &mut Batch, store: &Store, topic: &str, id: u32, body: &[u8], properties: &str) {
     let host = "127.0.0.1:10911".parse().expect("literal");
     let fields = RecordFields {
         topic,
@@ -105,13 +105,13 @@ pub fn push(batch: &mut Batch, store: &Store, topic: &str, id: u32, body: &[u8],
     batch.push(&queue(store, topic, id), &fields).expect("encodes");
 }
 
-pub fn append(store: &Store, topic: &str, id: u32, body: &[u8], properties: &str, wait: Wait) -> Result<Placed, AppendError> {
+pub(crate) fn append(store: &Store, topic: &str, id: u32, body: &[u8], properties: &str, wait: Wait) -> Result<Placed, AppendError> {
     let mut batch = Batch::new();
     push(&mut batch, store, topic, id, body, properties);
     store.append(batch, wait).map(|placed| placed[0])
 }
 
-pub fn read_one(store: &Store, topic: &str, id: u32, offset: u64) -> Option<Vec<u8>> {
+pub(crate) fn read_one(store: &Store, topic: &str, id: u32, offset: u64) -> Option<Vec<u8>> {
     let limits = ReadLimits { messages: 1, bytes: 1 << 20, scanned: 1 };
     let out = store.read(&queue(store, topic, id), QueueOffset(offset), limits, &mut |_| true).ok()?;
     let bytes = out.slices.first()?;
@@ -119,7 +119,7 @@ pub fn read_one(store: &Store, topic: &str, id: u32, offset: u64) -> Option<Vec<
 }
 
 /// All bodies of a queue, in order.
-pub fn read_all(store: &Store, topic: &str, id: u32) -> Vec<Vec<u8>> {
+pub(crate) fn read_all(store: &Store, topic: &str, id: u32) -> Vec<Vec<u8>> {
     let queue = queue(store, topic, id);
     let mut from = store.bounds(&queue).min;
     let mut bodies = Vec::new();

@@ -1,0 +1,269 @@
+//! Delayed messages: each level's queue holds them in the order in which they become due.
+//!
+//! The progress of a level lies in the log right behind the messages it stands for, in the same batch: a crash in between repeats messages at worst.
+
+use crate::{
+    Counters, Delivery,
+    send::{Message, REAL_QUEUE, REAL_TOPIC},
+};
+use parking_lot::{Condvar, Mutex};
+use sluice_env::Monotonic;
+use sluice_protocol::{
+    properties,
+    record::{RecordError, RecordView},
+};
+use sluice_store::{AppendError, Batch, MetaChange, MetaTable, ReadError, ReadLimits, Store, Wait, queue_index::QueueRef};
+use sluice_types::{QueueId, QueueOffset, Topic};
+use std::time::Duration;
+
+/// Most of one batch.
+const BATCH_LIMITS: ReadLimits = ReadLimits { messages: 512, bytes: 1 << 20, scanned: 512 };
+/// Longest sleep, so that a calendar clock put forward is noticed.
+const SLEEP_MAX: Duration = Duration::from_millis(250);
+/// Pause after the store has refused.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// Properties of the wait that is over.
+const SPENT: [&str; 4] = [properties::DELAY_LEVEL, "TIMER_DELAY_SEC", "TIMER_DELAY_MS", "TIMER_DELIVER_MS"];
+
+/// One level.
+struct Level {
+    number: usize,
+    delay: Duration,
+    queue: QueueRef,
+    next: QueueOffset,
+    /// Since when the first waiting message is known: with a calendar clock put back its wait still ends.
+    seen: Option<(QueueOffset, Monotonic)>,
+}
+
+#[derive(Default)]
+struct Signal {
+    arrived: bool,
+    stop: bool,
+}
+
+/// Wakes the service.
+#[derive(Default)]
+pub(crate) struct DelaySignal {
+    state: Mutex<Signal>,
+    changed: Condvar,
+}
+
+impl DelaySignal {
+    /// A schedule queue has a new message.
+    pub(crate) fn arrived(&self) {
+        self.state.lock().arrived = true;
+        self.changed.notify_one();
+    }
+
+    pub(crate) fn stop(&self) {
+        self.state.lock().stop = true;
+        self.changed.notify_one();
+    }
+
+    /// Sleeps; false when the service has to end.
+    fn sleep(&self, at_most: Option<Duration>) -> bool {
+        let mut state = self.state.lock();
+        if !state.arrived && !state.stop {
+            self.changed.wait_for(&mut state, at_most.unwrap_or(SLEEP_MAX).min(SLEEP_MAX));
+        }
+        state.arrived = false;
+        !state.stop
+    }
+
+    fn stopped(&self) -> bool {
+        self.state.lock().stop
+    }
+}
+
+/// What became of one turn of a level.
+enum Turn {
+    /// Messages went out; there may be more.
+    Moved,
+    /// The first one is due after that time.
+    Later(Duration),
+    /// Nothing waits.
+    Empty,
+    /// The store refused; try again after a pause.
+    Failed,
+}
+
+/// The service: a thread's state.
+pub(crate) struct DelayService {
+    levels: Vec<Level>,
+}
+
+impl DelayService {
+    /// Reads the progress from the log. The error names what cannot be read.
+    pub(crate) fn load(store: &Store, queues: &[QueueRef], delays: &[Duration]) -> Result<Self, String> {
+        let mut levels: Vec<Level> = queues
+            .iter()
+            .zip(delays)
+            .enumerate()
+            .map(|(i, (queue, delay))| Level { number: i + 1, delay: *delay, queue: queue.clone(), next: QueueOffset::ZERO, seen: None })
+            .collect();
+        for (key, value) in store.meta(MetaTable::Delay) {
+            let unreadable = || format!("the delay progress {key:?} is unreadable");
+            let number: usize = key.parse().map_err(|_| unreadable())?;
+            let next = u64::from_be_bytes(value.as_slice().try_into().map_err(|_| unreadable())?);
+            if let Some(level) = levels.get_mut(number.wrapping_sub(1)) {
+                level.next = QueueOffset(next);
+            }
+        }
+        Ok(Self { levels })
+    }
+
+    /// Works until told to stop.
+    pub(crate) fn run(mut self, delivery: &Delivery) {
+        let mut pause = Some(Duration::ZERO);
+        while delivery.delay_signal.sleep(pause) {
+            pause = None;
+            for level in &mut self.levels {
+                let wish = level.catch_up(delivery);
+                pause = [pause, wish].into_iter().flatten().min();
+            }
+        }
+    }
+}
+
+impl Level {
+    /// Gives out all that is due; when to look again.
+    fn catch_up(&mut self, delivery: &Delivery) -> Option<Duration> {
+        loop {
+            if delivery.delay_signal.stopped() {
+                return None;
+            }
+            match self.turn(delivery) {
+                Turn::Moved => {}
+                Turn::Later(wait) => return Some(wait),
+                Turn::Empty => return None,
+                Turn::Failed => {
+                    Counters::add(&delivery.counters().delay_retries, 1);
+                    return Some(RETRY_PAUSE);
+                }
+            }
+        }
+    }
+
+    fn turn(&mut self, delivery: &Delivery) -> Turn {
+        let bounds = self.queue.visible();
+        self.next = self.next.max(bounds.min);
+        if self.next >= bounds.max {
+            return Turn::Empty;
+        }
+        let read = match delivery.store().read(&self.queue, self.next, BATCH_LIMITS, &mut |_| true) {
+            Ok(read) => read,
+            Err(error @ (ReadError::Corrupt(_) | ReadError::NotFound(_))) => return self.pass_over(delivery, &error),
+            Err(error) => {
+                tracing::warn!(level = self.number, %error, "delayed messages cannot be read; trying again");
+                return Turn::Failed;
+            }
+        };
+        if read.messages == 0 {
+            // Nothing between here and `next` can be served any more.
+            let stuck = read.next <= self.next;
+            self.next = read.next.max(self.next);
+            return if stuck { Turn::Failed } else { Turn::Moved };
+        }
+        let mut batch = Batch::new();
+        let before = self.next;
+        let (mut moved, mut later) = (0u64, None);
+        for view in read.slices.iter().flat_map(|bytes| records(bytes)) {
+            if let Some(wait) = self.wait(delivery, &view) {
+                later = Some(wait);
+                break;
+            }
+            if let Err(reason) = due(delivery, &mut batch, &view) {
+                Counters::add(&delivery.counters().delayed_lost, 1);
+                tracing::error!(level = self.number, offset = view.queue_offset(), reason, "a delayed message cannot be delivered; it is passed over");
+            }
+            self.next = QueueOffset(view.queue_offset()).plus(1);
+            moved += 1;
+        }
+        match (moved, later) {
+            (0, Some(wait)) => Turn::Later(wait),
+            (0, None) => Turn::Failed,
+            _ => self.store(delivery, batch, before, moved),
+        }
+    }
+
+    /// How long the message has to wait yet; `None` when it is due.
+    fn wait(&mut self, delivery: &Delivery, view: &RecordView<'_>) -> Option<Duration> {
+        let now = delivery.env.clock.monotonic();
+        let delay_ms = i64::try_from(self.delay.as_millis()).unwrap_or(i64::MAX);
+        let left = view.store_timestamp().saturating_add(delay_ms).saturating_sub(delivery.env.clock.wall().0);
+        let left = Duration::from_millis(u64::try_from(left).unwrap_or(0));
+        if left.is_zero() {
+            return None;
+        }
+        let offset = QueueOffset(view.queue_offset());
+        let since = match self.seen {
+            Some((seen, since)) if seen == offset => since,
+            _ => {
+                self.seen = Some((offset, now));
+                now
+            }
+        };
+        let left = left.min(self.delay.saturating_sub(now.since(since)));
+        (!left.is_zero()).then_some(left)
+    }
+
+    fn store(&mut self, delivery: &Delivery, mut batch: Batch, before: QueueOffset, moved: u64) -> Turn {
+        let progress =
+            MetaChange { table: MetaTable::Delay, key: self.number.to_string(), value: Some(self.next.0.to_be_bytes().to_vec()) };
+        let result = match batch.meta(&[progress]) {
+            Ok(()) => delivery.store().append(batch, Wait::Durable),
+            Err(error) => Err(AppendError::Poisoned(error.to_string())),
+        };
+        match result {
+            // Late, but in the log with its progress.
+            Ok(_) | Err(AppendError::FlushTimeout(_)) => {
+                Counters::add(&delivery.counters().delayed_out, moved);
+                Turn::Moved
+            }
+            Err(error) => {
+                self.next = before;
+                tracing::warn!(level = self.number, %error, "delayed messages that are due were not stored; trying again");
+                Turn::Failed
+            }
+        }
+    }
+
+    /// One damaged record must not stop the level.
+    fn pass_over(&mut self, delivery: &Delivery, error: &ReadError) -> Turn {
+        tracing::error!(level = self.number, offset = %self.next, %error, "a delayed message is lost; it is passed over");
+        Counters::add(&delivery.counters().delayed_lost, 1);
+        self.next = self.next.plus(1);
+        Turn::Moved
+    }
+}
+
+/// The records of a slice.
+fn records(mut bytes: &[u8]) -> impl Iterator<Item = RecordView<'_>> {
+    std::iter::from_fn(move || {
+        let view = RecordView::parse(bytes).ok()?;
+        bytes = &bytes[view.bytes().len()..];
+        Some(view)
+    })
+}
+
+/// Puts a message whose wait is over into the batch, for the queue it was sent to.
+fn due(delivery: &Delivery, batch: &mut Batch, view: &RecordView<'_>) -> Result<(), String> {
+    let mut own = view.user_properties().to_owned();
+    let topic = properties::get(&own, REAL_TOPIC).ok_or("it does not say where it is to go")?;
+    let topic = Topic::new(topic).map_err(|e| e.to_string())?;
+    let queue = properties::get(&own, REAL_QUEUE).and_then(|id| id.parse().ok()).ok_or("it does not say which queue it is to go to")?;
+    let queue = delivery.store().queue(&topic, QueueId(queue));
+    for name in SPENT {
+        properties::remove(&mut own, name);
+    }
+    let message = Message {
+        flag: view.flag(),
+        sys_flag: view.sys_flag(),
+        born_timestamp: view.born_timestamp(),
+        born_host: view.born_host(),
+        reconsume_times: view.reconsume_times(),
+        body: view.body(),
+        properties: own.into(),
+    };
+    delivery.push(batch, &queue, &message).map_err(|error: RecordError| error.to_string())
+}

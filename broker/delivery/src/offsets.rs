@@ -1,0 +1,203 @@
+//! How far groups have consumed. Kept in memory, written into the log a little later.
+
+use crate::{Counters, meta::MetaWriter};
+use ahash::{AHashMap, AHashSet};
+use parking_lot::Mutex;
+use sluice_store::{AppendError, MetaChange, MetaTable, Store};
+use sluice_types::{Group, QueueId, QueueOffset, Topic};
+use std::{collections::BTreeMap, sync::Arc};
+use thiserror::Error;
+
+/// Between the parts of a key.
+const KEY_SEPARATOR: char = '\u{1}';
+
+/// One committed offset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommittedOffset {
+    /// Topic.
+    pub topic: Topic,
+    /// Queue.
+    pub queue: QueueId,
+    /// The next message the group wants.
+    pub offset: QueueOffset,
+}
+
+/// Why an offset was not taken or found.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum OffsetError {
+    /// No such topic (17).
+    #[error("the topic {0} does not exist")]
+    TopicNotFound(Topic),
+    /// No such queue (29).
+    #[error("the topic {0} has no queue {1}")]
+    QueueId(Topic, i32),
+    /// A negative offset (29).
+    #[error("{0} is no queue offset")]
+    Negative(i64),
+    /// The group has committed nothing there (22): the client chooses where to start.
+    #[error("the group {0} has no offset for {1}/{2}, maybe it is new; the client starts where it is configured to")]
+    NotFound(Group, Topic, i32),
+}
+
+/// Called once with how many offsets were written.
+pub type FlushDone = Box<dyn FnOnce(Result<usize, AppendError>) + Send>;
+
+type Place = (Group, Topic, QueueId);
+
+#[derive(Default)]
+struct State {
+    groups: AHashMap<Group, AHashMap<Topic, BTreeMap<QueueId, QueueOffset>>>,
+    /// Places whose value in the log is older than that in memory.
+    dirty: AHashSet<Place>,
+}
+
+impl State {
+    fn get(&self, group: &str, topic: &str, queue: QueueId) -> Option<QueueOffset> {
+        self.groups.get(group)?.get(topic)?.get(&queue).copied()
+    }
+
+    /// Sets a value and returns the former one.
+    fn set(&mut self, group: &Group, topic: &Topic, queue: QueueId, offset: QueueOffset) -> Option<QueueOffset> {
+        let before = self.get(group.as_str(), topic.as_str(), queue);
+        if before != Some(offset) {
+            self.groups.entry(group.clone()).or_default().entry(topic.clone()).or_default().insert(queue, offset);
+            self.dirty.insert((group.clone(), topic.clone(), queue));
+        }
+        before
+    }
+}
+
+/// All committed offsets.
+pub struct Offsets {
+    state: Arc<Mutex<State>>,
+    meta: Arc<MetaWriter>,
+    counters: Arc<Counters>,
+}
+
+impl Offsets {
+    /// Reads what the log holds. The error names a key that cannot be read.
+    pub(crate) fn load(store: &Store, meta: &Arc<MetaWriter>, counters: &Arc<Counters>) -> Result<Self, String> {
+        let mut state = State::default();
+        for (key, value) in store.meta(MetaTable::Offsets) {
+            let ((group, topic, queue), offset) = parse(&key, &value).ok_or_else(|| format!("the committed offset {key:?} is unreadable"))?;
+            state.set(&group, &topic, queue, offset);
+        }
+        state.dirty.clear();
+        Ok(Self { state: Arc::new(Mutex::new(state)), meta: meta.clone(), counters: counters.clone() })
+    }
+
+    /// A group's offset in a queue.
+    #[must_use]
+    pub fn get(&self, group: &str, topic: &str, queue: QueueId) -> Option<QueueOffset> {
+        self.state.lock().get(group, topic, queue)
+    }
+
+    /// Takes a consumer's commit. It may lower the offset, as the protocol allows; that is counted.
+    pub fn commit(&self, group: &Group, topic: &Topic, queue: QueueId, offset: QueueOffset) {
+        let before = self.state.lock().set(group, topic, queue, offset);
+        if let Some(before) = before.filter(|before| *before > offset) {
+            Counters::add(&self.counters.offsets_lowered, 1);
+            tracing::debug!(%group, %topic, %queue, %before, %offset, "a commit lowered an offset");
+        }
+    }
+
+    /// Sets an offset by an administrator's order.
+    pub fn reset(&self, group: &Group, topic: &Topic, queue: QueueId, offset: QueueOffset) {
+        self.state.lock().set(group, topic, queue, offset);
+    }
+
+    /// All offsets of a group.
+    #[must_use]
+    pub fn list(&self, group: &str) -> Vec<CommittedOffset> {
+        let state = self.state.lock();
+        let topics = state.groups.get(group).into_iter().flatten();
+        let mut all: Vec<_> = topics
+            .flat_map(|(topic, queues)| queues.iter().map(|(queue, offset)| CommittedOffset { topic: topic.clone(), queue: *queue, offset: *offset }))
+            .collect();
+        all.sort_unstable_by(|a, b| (&a.topic, a.queue).cmp(&(&b.topic, b.queue)));
+        all
+    }
+
+    /// All groups that have an offset anywhere.
+    #[must_use]
+    pub fn groups(&self) -> Vec<Group> {
+        let mut groups: Vec<Group> = self.state.lock().groups.keys().cloned().collect();
+        groups.sort_unstable();
+        groups
+    }
+
+    /// The groups that have an offset in a topic, connected or not.
+    #[must_use]
+    pub fn groups_of_topic(&self, topic: &str) -> Vec<Group> {
+        let state = self.state.lock();
+        let mut groups: Vec<Group> = state.groups.iter().filter(|(_, topics)| topics.contains_key(topic)).map(|(group, _)| group.clone()).collect();
+        groups.sort_unstable();
+        groups
+    }
+
+    /// Gives a group another group's offsets in a topic.
+    pub fn copy_group(&self, from: &str, to: &Group, topic: &Topic) {
+        let mut state = self.state.lock();
+        let copied = state.groups.get(from).and_then(|topics| topics.get(topic)).cloned().unwrap_or_default();
+        for (queue, offset) in copied {
+            state.set(to, topic, queue, offset);
+        }
+    }
+
+    /// Forgets a group's offsets.
+    pub fn remove_group(&self, group: &Group) {
+        let mut state = self.state.lock();
+        for (topic, queues) in state.groups.remove(group).unwrap_or_default() {
+            state.dirty.extend(queues.into_keys().map(|queue| (group.clone(), topic.clone(), queue)));
+        }
+    }
+
+    /// Forgets all offsets in a topic.
+    pub fn remove_topic(&self, topic: &Topic) {
+        let mut state = self.state.lock();
+        let State { groups, dirty } = &mut *state;
+        groups.retain(|group, topics| {
+            let queues = topics.remove(topic).unwrap_or_default();
+            dirty.extend(queues.into_keys().map(|queue| (group.clone(), topic.clone(), queue)));
+            !topics.is_empty()
+        });
+    }
+
+    /// Hands every changed offset to the log. Those it refuses are handed over again next time.
+    pub fn flush(&self, done: FlushDone) {
+        let taken: Arc<Mutex<Vec<Place>>> = Arc::default();
+        let (kept, state, counters) = (taken.clone(), self.state.clone(), self.counters.clone());
+        self.meta.change(
+            || {
+                let mut state = self.state.lock();
+                let places = std::mem::take(&mut state.dirty);
+                let changes = places.iter().map(|place| change(&state, place)).collect();
+                *taken.lock() = places.into_iter().collect();
+                changes
+            },
+            Box::new(move |result| {
+                let places = std::mem::take(&mut *kept.lock());
+                match result {
+                    Ok(()) => done(Ok(places.len())),
+                    Err(error) => {
+                        state.lock().dirty.extend(places);
+                        Counters::add(&counters.offset_flushes_failed, 1);
+                        done(Err(error));
+                    }
+                }
+            }),
+        );
+    }
+}
+
+fn change(state: &State, (group, topic, queue): &Place) -> MetaChange {
+    let value = state.get(group.as_str(), topic.as_str(), *queue).map(|offset| offset.0.to_be_bytes().to_vec());
+    MetaChange { table: MetaTable::Offsets, key: format!("{group}{KEY_SEPARATOR}{topic}{KEY_SEPARATOR}{queue}"), value }
+}
+
+fn parse(key: &str, value: &[u8]) -> Option<(Place, QueueOffset)> {
+    let mut parts = key.split(KEY_SEPARATOR);
+    let (group, topic, queue) = (parts.next()?, parts.next()?, parts.next()?.parse().ok()?);
+    let offset = u64::from_be_bytes(value.try_into().ok()?);
+    Some(((Group::new(group).ok()?, Topic::new(topic).ok()?, QueueId(queue)), QueueOffset(offset)))
+}

@@ -1,0 +1,180 @@
+//! A broker without sockets.
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use sluice_delivery::{
+    ClientInfo, ClientPush, ConnectionId, ConsumeFromWhere, ConsumeType, ConsumerHeartbeat, Delivery, DeliveryOptions, MessageModel, PullReply, PullRequest,
+    SendError, SendReceipt, SendRequest, Subscription,
+};
+use sluice_env::sim::{self, SimClock, SimDisk};
+use sluice_protocol::{Language, record::RecordView};
+use sluice_store::{Store, StoreOptions};
+use sluice_types::{Group, Topic};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+
+/// Longest real time a test waits for anything.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Default)]
+pub(crate) struct Pushes {
+    pub(crate) notified: Mutex<Vec<(Group, Vec<ConnectionId>)>>,
+}
+
+impl ClientPush for Pushes {
+    fn notify_consumer_ids_changed(&self, group: &Group, connections: &[ConnectionId]) {
+        self.notified.lock().push((group.clone(), connections.to_vec()));
+    }
+    fn turn_end(&self) {}
+}
+
+pub(crate) struct Bench {
+    pub(crate) disk: SimDisk,
+    pub(crate) clock: SimClock,
+    pub(crate) store: Arc<Store>,
+    pub(crate) delivery: Arc<Delivery>,
+    pub(crate) push: Arc<Pushes>,
+}
+
+pub(crate) fn host() -> SocketAddr {
+    "127.0.0.1:10911".parse().expect("literal")
+}
+
+pub(crate) fn topic(name: &str) -> Topic {
+    Topic::new(name).expect("legal")
+}
+
+pub(crate) fn group(name: &str) -> Group {
+    Group::new(name).expect("legal")
+}
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        Self::with(|_| ())
+    }
+
+    pub(crate) fn with(change: impl FnOnce(&mut DeliveryOptions)) -> Self {
+        let (_, disk, clock) = sim::env(7);
+        Self::open(disk, clock, change)
+    }
+
+    pub(crate) fn open(disk: SimDisk, clock: SimClock, change: impl FnOnce(&mut DeliveryOptions)) -> Self {
+        let env = sim::env_over(7, &disk, &clock);
+        let store = Store::open(env.clone(), StoreOptions { segment_bytes: 1 << 20, ..StoreOptions::default() }).expect("opens");
+        let push = Arc::new(Pushes::default());
+        let mut options = DeliveryOptions::new(host());
+        change(&mut options);
+        let spawn: sluice_delivery::SpawnWork = Arc::new(|work| drop(std::thread::spawn(work)));
+        let delivery = Delivery::open(store.clone(), env, options, push.clone(), spawn).expect("opens");
+        Self { disk, clock, store, delivery, push }
+    }
+
+    /// Stops in order and starts anew.
+    pub(crate) fn restart(self) -> Self {
+        self.delivery.close();
+        self.store.close();
+        let Self { disk, clock, store, delivery, .. } = self;
+        drop(delivery);
+        drop(store);
+        Self::open(disk, clock, |_| ())
+    }
+
+    pub(crate) fn send(&self, request: SendRequest<'_>) -> Result<SendReceipt, SendError> {
+        let (sender, receiver) = mpsc::channel();
+        self.delivery.send(request, Box::new(move |result| sender.send(result).expect("somebody waits")));
+        receiver.recv_timeout(PATIENCE).expect("a send is answered")
+    }
+
+    pub(crate) fn pull_later(&self, request: PullRequest) -> mpsc::Receiver<PullReply> {
+        let (sender, receiver) = mpsc::channel();
+        self.delivery.pull(request, Box::new(move |reply| drop(sender.send(reply))));
+        receiver
+    }
+
+    pub(crate) fn pull(&self, request: PullRequest) -> PullReply {
+        self.pull_later(request).recv_timeout(PATIENCE).expect("a pull is answered")
+    }
+
+    /// Waits in real time until something is so.
+    pub(crate) fn until(&self, what: &str, mut so: impl FnMut() -> bool) {
+        let start = std::time::Instant::now();
+        while !so() {
+            assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Bodies and properties of a queue's messages.
+    pub(crate) fn contents(&self, name: &str, queue_id: i32) -> Vec<(String, String)> {
+        let request = PullRequest { queue_id, ..pull_of(name, 0) };
+        let found = self.pull(request).expect("answered");
+        messages(&found.slices)
+    }
+
+    pub(crate) fn heartbeat(&self, group_name: &str, client_id: &str, connection: u64, subscriptions: Vec<Subscription>) {
+        let beat = ConsumerHeartbeat {
+            group: group(group_name),
+            consume_type: ConsumeType::Passively,
+            model: MessageModel::Clustering,
+            from_where: ConsumeFromWhere::LastOffset,
+            subscriptions,
+        };
+        self.delivery.heartbeat(client(client_id, connection), &[], vec![beat]);
+    }
+}
+
+pub(crate) fn client(id: &str, connection: u64) -> ClientInfo {
+    ClientInfo { client_id: id.to_owned(), connection: ConnectionId(connection), address: host(), language: Language::Java, version: 477 }
+}
+
+pub(crate) fn messages(slices: &[Bytes]) -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    for slice in slices {
+        let mut rest = &slice[..];
+        while !rest.is_empty() {
+            let view = RecordView::checked(rest).expect("a whole record");
+            all.push((String::from_utf8_lossy(view.body()).into_owned(), view.user_properties().to_owned()));
+            rest = &rest[view.bytes().len()..];
+        }
+    }
+    all
+}
+
+pub(crate) fn message<'a>(topic: &'a str, body: &str) -> SendRequest<'a> {
+    SendRequest {
+        topic,
+        queue_id: 0,
+        group: "producers",
+        default_topic: "TBW102",
+        default_queue_count: 4,
+        sys_flag: 0,
+        born_timestamp: 1,
+        born_host: host(),
+        flag: 0,
+        properties: "",
+        body: Bytes::copy_from_slice(body.as_bytes()),
+        reconsume_times: 0,
+        max_reconsume_times: None,
+        batch: false,
+        unit_mode: false,
+    }
+}
+
+pub(crate) fn pull_of(name: &str, offset: i64) -> PullRequest {
+    PullRequest {
+        group: group("readers"),
+        topic: topic(name),
+        queue_id: 0,
+        offset,
+        max_messages: 32,
+        max_bytes: None,
+        commit_offset: None,
+        suspend: None,
+        subscription: Some(Subscription::all(topic(name))),
+        subscription_version: 0,
+        connection: ConnectionId(1),
+    }
+}

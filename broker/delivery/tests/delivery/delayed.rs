@@ -1,0 +1,87 @@
+use crate::bench::{Bench, PATIENCE, group, message, pull_of};
+use sluice_delivery::{PullRequest, PullStatus, SendBackRequest, SendRequest};
+use sluice_protocol::properties;
+use sluice_types::CommitLogOffset;
+use std::{sync::mpsc, time::Duration};
+
+fn give_back(bench: &Bench, offset: CommitLogOffset, delay_level: i32, max: Option<i32>) {
+    let (sender, receiver) = mpsc::channel();
+    let request = SendBackRequest { group: group("readers"), offset: offset.to_wire(), delay_level, max_reconsume_times: max, unit_mode: false };
+    bench.delivery.send_back(request, Box::new(move |result| sender.send(result).expect("waits")));
+    receiver.recv_timeout(PATIENCE).expect("answered").expect("taken back");
+}
+
+#[test]
+fn a_delayed_message_comes_at_its_time_and_not_before() {
+    let bench = Bench::new();
+    bench.send(message("orders", "now")).expect("stored");
+    let receipt = bench.send(SendRequest { queue_id: 1, properties: "DELAY\u{1}3\u{2}k\u{1}v\u{2}", ..message("orders", "later") }).expect("stored");
+    assert_eq!(receipt.queue_id, 1);
+    let waiting = bench.pull_later(PullRequest { queue_id: 1, suspend: Some(Duration::from_secs(25)), ..pull_of("orders", 0) });
+    bench.clock.advance(Duration::from_millis(9_999));
+    assert!(waiting.recv_timeout(Duration::from_millis(600)).is_err(), "early");
+    bench.clock.advance(Duration::from_millis(1));
+    let found = waiting.recv_timeout(PATIENCE).expect("woken").expect("found");
+    let (body, own) = crate::bench::messages(&found.slices).remove(0);
+    assert_eq!((body.as_str(), properties::get(&own, "DELAY"), properties::get(&own, "k")), ("later", None, Some("v")));
+}
+
+#[test]
+fn what_was_due_during_a_stop_comes_once_after_it() {
+    let bench = Bench::new();
+    for i in 0..5 {
+        bench.send(SendRequest { properties: "DELAY\u{1}1\u{2}", ..message("orders", &i.to_string()) }).expect("stored");
+    }
+    let bench = bench.restart();
+    bench.clock.advance(Duration::from_secs(60));
+    bench.until("five messages", || bench.delivery.bounds(&crate::bench::topic("orders"), 0).is_ok_and(|b| b.max.0 == 5));
+    let bench = bench.restart();
+    std::thread::sleep(Duration::from_millis(400));
+    let bodies: Vec<String> = bench.contents("orders", 0).into_iter().map(|(body, _)| body).collect();
+    assert_eq!(bodies, ["0", "1", "2", "3", "4"]);
+}
+
+#[test]
+fn a_level_above_the_last_counts_as_the_last() {
+    let bench = Bench::with(|options| options.delay_levels = vec![Duration::from_secs(1), Duration::from_secs(2)]);
+    bench.send(SendRequest { properties: "DELAY\u{1}99\u{2}", ..message("orders", "x") }).expect("stored");
+    bench.clock.advance(Duration::from_secs(2));
+    bench.until("the message", || bench.delivery.bounds(&crate::bench::topic("orders"), 0).is_ok_and(|b| b.max.0 == 1));
+}
+
+#[test]
+fn a_message_given_back_returns_after_the_level_of_its_attempt() {
+    let bench = Bench::new();
+    let first = bench.send(SendRequest { properties: "KEYS\u{1}k\u{2}", ..message("orders", "hard") }).expect("stored");
+    give_back(&bench, first.placed[0].log_offset, 0, None);
+    bench.clock.advance(Duration::from_secs(10));
+    let request = || PullRequest { suspend: Some(Duration::from_secs(20)), ..pull_of("%RETRY%readers", 0) };
+    let found = bench.pull(request()).expect("answered");
+    assert_eq!(found.status, PullStatus::Found);
+    let record = sluice_protocol::record::RecordView::checked(&found.slices[0]).expect("whole");
+    let own = record.user_properties();
+    assert_eq!((record.reconsume_times(), record.body()), (1, &b"hard"[..]));
+    assert_eq!(properties::get(own, "RETRY_TOPIC"), Some("orders"));
+    assert_eq!(properties::get(own, "ORIGIN_MESSAGE_ID"), Some(first.message_ids.as_str()));
+    assert_eq!(properties::get(own, "KEYS"), Some("k"));
+}
+
+#[test]
+fn a_message_given_up_lies_among_the_dead_letters() {
+    let bench = Bench::new();
+    let first = bench.send(message("orders", "bad")).expect("stored");
+    give_back(&bench, first.placed[0].log_offset, -1, None);
+    give_back(&bench, first.placed[0].log_offset, 0, Some(0));
+    let dead = bench.contents("%DLQ%readers", 0);
+    assert_eq!(dead.len(), 2);
+    assert_eq!(properties::get(&dead[0].1, "DELAY"), None);
+}
+
+#[test]
+fn giving_back_what_is_not_there_is_an_error() {
+    let bench = Bench::new();
+    let (sender, receiver) = mpsc::channel();
+    let request = SendBackRequest { group: group("readers"), offset: 1 << 40, delay_level: 0, max_reconsume_times: None, unit_mode: false };
+    bench.delivery.send_back(request, Box::new(move |result| sender.send(result).expect("waits")));
+    assert!(receiver.recv_timeout(PATIENCE).expect("answered").is_err());
+}

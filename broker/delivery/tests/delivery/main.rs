@@ -1,0 +1,7 @@
+//! Delivery over a real store on a simulated disk.
+
+mod bench;
+mod delayed;
+mod groups;
+mod pulling;
+mod sending;

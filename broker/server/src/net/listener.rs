@@ -1,0 +1,394 @@
+//! Taking connections and reading frames.
+
+use super::{
+    Batch, CloseReason, Connection, NetLimits, NetStats, Permit, Service,
+    limits::{Budget, permit, try_permit},
+};
+use bytes::{BufMut, BytesMut};
+use parking_lot::Mutex;
+use sluice_delivery::ConnectionId;
+use sluice_protocol::{Frame, Step, next_frame};
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Notify, OwnedSemaphorePermit},
+    time::{Instant, sleep, timeout, timeout_at},
+};
+
+/// First and largest read of a connection. The size follows what comes.
+const READ_BYTES_MIN: usize = 8 * 1024;
+const READ_BYTES_MAX: usize = 256 * 1024;
+/// Unfinished frames beyond this are counted against the bytes in work.
+const UNCOUNTED_BYTES: usize = 64 * 1024;
+/// A connection with so many bytes of answers waiting is not read from.
+const UNREAD_ANSWERS_MAX: usize = 4 * 1024 * 1024;
+/// Pause after a failure to take a connection; file descriptors may come free.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What all listeners of a process share: limits, counts, the connections.
+pub struct Net {
+    pub(super) limits: NetLimits,
+    pub(super) stats: NetStats,
+    in_flight: Budget,
+    connections: Mutex<HashMap<ConnectionId, Arc<Connection>>>,
+    next_id: AtomicU64,
+    stopping: AtomicBool,
+    stop: Notify,
+}
+
+impl Net {
+    /// Without a listener or a connection.
+    #[must_use]
+    pub fn new(limits: NetLimits) -> Arc<Self> {
+        Arc::new(Self {
+            limits,
+            stats: NetStats::default(),
+            in_flight: Budget::new(limits.in_flight_bytes_max),
+            connections: Mutex::default(),
+            next_id: AtomicU64::new(1),
+            stopping: AtomicBool::new(false),
+            stop: Notify::new(),
+        })
+    }
+
+    /// Counts since start.
+    #[must_use]
+    pub fn stats(&self) -> &NetStats {
+        &self.stats
+    }
+
+    /// Connections there are.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections.lock().len()
+    }
+
+    /// Bytes of requests in work.
+    #[must_use]
+    pub fn in_flight_bytes(&self) -> usize {
+        self.in_flight.in_use()
+    }
+
+    /// The connection of that number, if it is still there.
+    #[must_use]
+    pub fn connection(&self, id: ConnectionId) -> Option<Arc<Connection>> {
+        self.connections.lock().get(&id).cloned()
+    }
+
+    /// Takes no more connections and reads no more requests. What is in work goes on.
+    pub fn stop_reading(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.stop.notify_waiters();
+        for connection in self.connections.lock().values() {
+            connection.changed.notify_one();
+        }
+    }
+
+    /// Takes and reads nothing more, gives what is in work until `deadline` to be answered and written, then closes every connection.
+    pub async fn stop(&self, deadline: Duration) {
+        self.stop_reading();
+        let end = Instant::now() + deadline;
+        while Instant::now() < end && (self.in_flight.in_use() > 0 || self.stats.outbox_bytes.load(Ordering::Relaxed) > 0) {
+            sleep(Duration::from_millis(5)).await;
+        }
+        let connections: Vec<_> = self.connections.lock().values().cloned().collect();
+        for connection in connections {
+            connection.close(CloseReason::Stopping);
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// A new connection, unless there are too many.
+    fn admit(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) -> Option<Arc<Connection>> {
+        let mut connections = self.connections.lock();
+        if connections.len() >= self.limits.connections_max || self.is_stopping() {
+            NetStats::add(&self.stats.refused, 1);
+            return None;
+        }
+        let id = ConnectionId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        let connection = Connection::new(id, peer, stream, Arc::clone(self));
+        connections.insert(id, Arc::clone(&connection));
+        NetStats::add(&self.stats.accepted, 1);
+        Some(connection)
+    }
+}
+
+/// An open port.
+pub struct Listener {
+    address: SocketAddr,
+}
+
+impl Listener {
+    /// Opens `address` and serves it until [`Net::stop`]. Must be called within a runtime.
+    pub async fn bind(address: SocketAddr, net: &Arc<Net>, service: Arc<dyn Service>) -> io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        tokio::spawn(accept(listener, Arc::clone(net), service));
+        Ok(Self { address })
+    }
+
+    /// The address listened on; tells the port when 0 was asked for.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+async fn accept(listener: TcpListener, net: Arc<Net>, service: Arc<dyn Service>) {
+    let stopped = net.stop.notified();
+    tokio::pin!(stopped);
+    stopped.as_mut().enable();
+    while !net.is_stopping() {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut stopped => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                // Answers are written whole; waiting for more to send with them only delays. A failure shows at the first read.
+                let _ = stream.set_nodelay(true);
+                match net.admit(stream, peer) {
+                    Some(connection) => drop(tokio::spawn(serve(connection, Arc::clone(&service)))),
+                    None => tracing::debug!(%peer, "a connection was refused: there are {} already, or the server is stopping", net.connections()),
+                }
+            }
+            Err(error) => {
+                NetStats::add(&net.stats.accept_errors, 1);
+                tracing::warn!(%error, "a connection could not be taken; trying again in {ACCEPT_PAUSE:?}");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Ends the connection for everybody, also when handling a request panics.
+struct Ending {
+    connection: Arc<Connection>,
+    service: Arc<dyn Service>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.connection.close(CloseReason::Internal);
+        self.connection.net.connections.lock().remove(&self.connection.id());
+        self.service.on_close(&self.connection);
+    }
+}
+
+async fn serve(connection: Arc<Connection>, service: Arc<dyn Service>) {
+    let ending = Ending { connection, service };
+    let mut reader = Reader { connection: &ending.connection, service: &*ending.service, buffer: BytesMut::new(), chunk: READ_BYTES_MIN, begun: None, growth: None };
+    let reason = reader.run().await;
+    drop(reader);
+    if reason == CloseReason::Stopping {
+        // Requests in work are still to be answered: Net::stop closes.
+        while !ending.connection.is_closed() {
+            ending.connection.changed.notified().await;
+        }
+    }
+    ending.connection.close(reason);
+}
+
+/// What is read from one connection.
+struct Reader<'a> {
+    connection: &'a Arc<Connection>,
+    service: &'a dyn Service,
+    buffer: BytesMut,
+    chunk: usize,
+    /// When the first byte of the frame that lies unfinished in the buffer came.
+    begun: Option<Instant>,
+    /// The unfinished frame's part of the bytes in work.
+    growth: Option<OwnedSemaphorePermit>,
+}
+
+impl Reader<'_> {
+    async fn run(&mut self) -> CloseReason {
+        loop {
+            if let Err(reason) = self.wait().await {
+                return reason;
+            }
+            match self.fill() {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(reason) => return reason,
+            }
+            if let Err(reason) = self.handle().await {
+                return reason;
+            }
+        }
+    }
+
+    /// Until there is something to read and the peer has taken its answers.
+    async fn wait(&mut self) -> Result<(), CloseReason> {
+        let connection = self.connection;
+        loop {
+            if let Some(reason) = connection.closed() {
+                return Err(reason);
+            }
+            if connection.net.is_stopping() {
+                return Err(CloseReason::Stopping);
+            }
+            if connection.outbox_bytes() < UNREAD_ANSWERS_MAX {
+                break;
+            }
+            // The task that writes them has the deadline, and tells of its end.
+            connection.changed.notified().await;
+        }
+        if self.buffer.is_empty() {
+            // An idle connection holds no buffer.
+            self.buffer = BytesMut::new();
+        }
+        let limits = &connection.net.limits;
+        let (end, late) = match self.begun {
+            Some(begun) => (begun + limits.partial_frame, CloseReason::PartialFrame),
+            None => (Instant::now() + limits.idle, CloseReason::Idle),
+        };
+        tokio::select! {
+            biased;
+            ready = timeout_at(end, connection.stream.readable()) => match ready {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(_)) => Err(CloseReason::Peer),
+                Err(_) => Err(late),
+            },
+            // Something about the connection or the server: the next round sees what.
+            () = connection.changed.notified() => Ok(()),
+        }
+    }
+
+    /// Reads once; false when there was nothing.
+    fn fill(&mut self) -> Result<bool, CloseReason> {
+        self.buffer.reserve(self.chunk);
+        let stats = &self.connection.net.stats;
+        let mut room = (&mut self.buffer).limit(self.chunk);
+        match self.connection.stream.try_read_buf(&mut room) {
+            Ok(0) => Err(CloseReason::Peer),
+            Ok(read) => {
+                NetStats::add(&stats.bytes_in, read);
+                if read == self.chunk {
+                    self.chunk = (self.chunk * 2).min(READ_BYTES_MAX);
+                } else if read < self.chunk / 4 {
+                    self.chunk = (self.chunk / 2).max(READ_BYTES_MIN);
+                }
+                Ok(true)
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(false),
+            Err(_) => Err(CloseReason::Peer),
+        }
+    }
+
+    /// Hands over every whole frame.
+    async fn handle(&mut self) -> Result<(), CloseReason> {
+        loop {
+            let stopped = self.handle_ready();
+            match stopped? {
+                // The batch has ended and its answers are out; only then it is safe to wait for others to finish.
+                Some((frame, bytes)) => {
+                    let net = &self.connection.net;
+                    let held = permit(&self.connection.in_flight, &net.in_flight, bytes);
+                    let permit = tokio::select! {
+                        permit = timeout(net.limits.idle, held) => permit.map_err(|_| CloseReason::SlowReader)?,
+                        reason = ended(self.connection) => return Err(reason),
+                    };
+                    self.dispatch(frame, permit);
+                }
+                None => return self.count_growth().await,
+            }
+        }
+    }
+
+    fn dispatch(&self, frame: Frame, permit: Permit) {
+        let _batch = Batch::enter();
+        let mut one = Some((frame, permit));
+        self.service.on_read(&mut || {
+            if let Some((frame, permit)) = one.take() {
+                self.service.on_frame(self.connection, frame, permit);
+            }
+        });
+    }
+
+    /// Hands over frames as one batch, until the buffer has no whole frame or a frame does not fit into the bytes in work: that one is given back.
+    fn handle_ready(&mut self) -> Result<Option<(Frame, usize)>, CloseReason> {
+        let _batch = Batch::enter();
+        let service = self.service;
+        let mut result = Ok(None);
+        service.on_read(&mut || result = self.take_frames());
+        result
+    }
+
+    fn take_frames(&mut self) -> Result<Option<(Frame, usize)>, CloseReason> {
+        let net = &self.connection.net;
+        loop {
+            let before = self.buffer.len();
+            match next_frame(&mut self.buffer, &net.limits.frame) {
+                Ok(Step::Frame(frame)) => {
+                    NetStats::add(&net.stats.frames_in, 1);
+                    self.begun = None;
+                    self.growth = None;
+                    let bytes = before - self.buffer.len();
+                    match try_permit(&self.connection.in_flight, &net.in_flight, bytes) {
+                        Some(permit) => self.service.on_frame(self.connection, frame, permit),
+                        None => return Ok(Some((frame, bytes))),
+                    }
+                }
+                Ok(Step::Need(_)) => {
+                    if before > 0 {
+                        self.begun.get_or_insert_with(Instant::now);
+                    }
+                    return Ok(None);
+                }
+                Err(error) => {
+                    tracing::warn!(peer = %self.connection.peer(), %error, "the connection is closed: what came is no frame");
+                    return Err(CloseReason::BadFrame);
+                }
+            }
+        }
+    }
+
+    /// Counts what a large unfinished frame takes up, so that many of them together stay within the bound.
+    async fn count_growth(&mut self) -> Result<(), CloseReason> {
+        let held = self.growth.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let grown = self.buffer.len().saturating_sub(UNCOUNTED_BYTES + held);
+        if grown == 0 {
+            return Ok(());
+        }
+        let end = self.begun.unwrap_or_else(Instant::now) + self.connection.net.limits.partial_frame;
+        let mut more = self.connection.net.in_flight.try_take(grown);
+        while more.is_none() {
+            if let Some(reason) = self.connection.closed() {
+                return Err(reason);
+            }
+            if Instant::now() >= end {
+                return Err(CloseReason::PartialFrame);
+            }
+            // Not queued for it: a frame that holds its part while it waits for more could keep all others from finishing.
+            sleep(Duration::from_millis(10)).await;
+            more = self.connection.net.in_flight.try_take(grown);
+        }
+        match (&mut self.growth, more) {
+            (Some(held), Some(more)) => held.merge(more),
+            (held, more) => *held = more,
+        }
+        Ok(())
+    }
+}
+
+async fn ended(connection: &Connection) -> CloseReason {
+    loop {
+        if let Some(reason) = connection.closed() {
+            return reason;
+        }
+        connection.changed.notified().await;
+    }
+}

@@ -1,0 +1,281 @@
+//! From frame to answer: which request is whose, what its fields must be, which code each failure has. Nothing is decided here about messages.
+
+mod admin;
+mod clients;
+mod failure;
+mod lookup;
+mod naming;
+mod offsets;
+mod push;
+mod reply;
+mod routes;
+mod runtime;
+mod send;
+mod stats;
+#[cfg(test)]
+mod tests;
+
+pub use naming::NamingProcessor;
+pub use push::Pusher;
+pub use routes::LocalBroker;
+
+use crate::{
+    net::{Connection, Permit, Service},
+    telemetry::RequestMetrics,
+};
+use clients::check_client_config;
+use failure::{Answer, Failure, Outcome};
+use reply::Reply;
+use sluice_delivery::Delivery;
+use sluice_protocol::{Frame, Header, RequestCode, RequestCode as Code};
+use std::{net::SocketAddr, sync::Arc};
+
+/// The broker's requests.
+pub struct BrokerProcessor {
+    delivery: Arc<Delivery>,
+    identity: LocalBroker,
+    runtime: runtime::Rates,
+}
+
+impl BrokerProcessor {
+    /// Answers for `delivery` under this identity.
+    #[must_use]
+    pub fn new(delivery: Arc<Delivery>, identity: LocalBroker) -> Self {
+        let runtime = runtime::Rates::new(delivery.counters());
+        Self { delivery, identity, runtime }
+    }
+}
+
+/// Stands behind every port. With both roles in one process, each port answers for both.
+pub struct Processor {
+    broker: Option<BrokerProcessor>,
+    naming: Option<NamingProcessor>,
+    metrics: Arc<RequestMetrics>,
+}
+
+/// A request as handlers see it.
+struct Request<'a> {
+    header: &'a Header,
+    body: bytes::Bytes,
+    connection: &'a Arc<Connection>,
+}
+
+impl Request<'_> {
+    fn fields<T: sluice_protocol::TypedHeader>(&self) -> Result<T, Failure> {
+        Ok(T::decode(&self.header.ext)?)
+    }
+
+    fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, Failure> {
+        Ok(sluice_protocol::body::from_json(&self.body)?)
+    }
+
+    fn peer(&self) -> SocketAddr {
+        self.connection.peer()
+    }
+}
+
+impl Processor {
+    /// Answers what belongs to the roles given.
+    #[must_use]
+    pub fn new(broker: Option<BrokerProcessor>, naming: Option<NamingProcessor>, metrics: Arc<RequestMetrics>) -> Arc<Self> {
+        Arc::new(Self { broker, naming, metrics })
+    }
+
+    fn handle(&self, code: RequestCode, request: Request<'_>, reply: Reply) {
+        if is_naming(code) {
+            match &self.naming {
+                Some(naming) => naming.handle(code, &request, reply),
+                None => reply.not_supported(),
+            }
+        } else {
+            match &self.broker {
+                Some(broker) => broker.handle(code, &request, reply),
+                None => reply.not_supported(),
+            }
+        }
+    }
+}
+
+impl Service for Processor {
+    fn on_frame(&self, connection: &Arc<Connection>, frame: Frame, permit: Permit) {
+        let Frame { header, body } = frame;
+        if header.is_response() {
+            // We send only what wants no answer.
+            tracing::debug!(peer = %connection.peer(), opaque = header.opaque, "an answer to nothing was dropped");
+            return;
+        }
+        let reply = Reply::new(connection, &header, permit, &self.metrics);
+        match header.request_code() {
+            Some(code) => self.handle(code, Request { header: &header, body, connection }, reply),
+            None => reply.not_supported(),
+        }
+    }
+
+    fn on_read(&self, body: &mut dyn FnMut()) {
+        match &self.broker {
+            // The sends of one read share one write and one sync.
+            Some(broker) => broker.delivery.store().corked(body),
+            None => body(),
+        }
+    }
+
+    fn on_close(&self, connection: &Arc<Connection>) {
+        if let Some(broker) = &self.broker {
+            broker.delivery.connection_closed(connection.id());
+        }
+    }
+}
+
+/// Which requests are the name server's.
+const fn is_naming(code: Code) -> bool {
+    matches!(
+        code,
+        Code::PutKvConfig
+            | Code::GetKvConfig
+            | Code::DeleteKvConfig
+            | Code::GetKvlistByNamespace
+            | Code::RegisterBroker
+            | Code::UnregisterBroker
+            | Code::GetRouteinfoByTopic
+            | Code::GetBrokerClusterInfo
+            | Code::WipeWritePermOfBroker
+            | Code::AddWritePermOfBroker
+            | Code::GetAllTopicListFromNameserver
+            | Code::DeleteTopicInNamesrv
+            | Code::RegisterTopicInNamesrv
+            | Code::GetTopicsByCluster
+            | Code::GetSystemTopicListFromNs
+            | Code::UpdateNamesrvConfig
+            | Code::GetNamesrvConfig
+            | Code::QueryDataVersion
+            | Code::GetBrokerMemberGroup
+            | Code::BrokerHeartbeat
+    )
+}
+
+impl BrokerProcessor {
+    fn handle(&self, code: RequestCode, request: &Request<'_>, reply: Reply) {
+        let outcome: Outcome = match code {
+            Code::SendMessage | Code::SendMessageV2 | Code::SendBatchMessage => return self.send(code, request, reply),
+            Code::ConsumerSendMsgBack => return self.send_back(request, reply),
+            Code::PullMessage | Code::LitePullMessage => return self.pull(request, reply),
+
+            Code::QueryMessage => self.query_message(request),
+            Code::ViewMessageById => self.view_message(request),
+
+            Code::QueryConsumerOffset => self.query_consumer_offset(request),
+            Code::UpdateConsumerOffset => self.update_consumer_offset(request),
+            Code::SearchOffsetByTimestamp => self.search_offset(request),
+            Code::GetMaxOffset => self.max_offset(request),
+            Code::GetMinOffset => self.min_offset(request),
+            Code::GetEarliestMsgStoretime => self.earliest_store_time(request),
+            Code::GetAllConsumerOffset => self.all_consumer_offsets(),
+            Code::CloneGroupOffset => self.clone_group_offset(request),
+
+            Code::HeartBeat => self.heartbeat(request),
+            Code::UnregisterClient => self.unregister_client(request),
+            Code::CheckClientConfig => check_client_config(request),
+            Code::GetConsumerListByGroup => self.consumer_list(request),
+            Code::LockBatchMq => self.lock_queues(request),
+            Code::UnlockBatchMq => self.unlock_queues(request),
+            Code::GetConsumerConnectionList => self.consumer_connections(request),
+            Code::GetProducerConnectionList => self.producer_connections(request),
+            Code::QueryTopicConsumeByWho => self.topic_consumed_by(request),
+            Code::QueryTopicsByConsumer => self.topics_of_consumer(request),
+            Code::QuerySubscriptionByConsumer => self.subscription_of_consumer(request),
+
+            Code::UpdateAndCreateTopic => return self.put_topic(request, reply),
+            Code::DeleteTopicInBroker => return self.delete_topic(request, reply),
+            Code::GetAllTopicConfig => self.all_topics(),
+            Code::GetTopicConfig => self.topic_config(request),
+            Code::GetSystemTopicListFromBroker => self.system_topics(),
+            Code::UpdateAndCreateSubscriptiongroup => return self.put_group(request, reply),
+            Code::DeleteSubscriptiongroup => return self.delete_group(request, reply),
+            Code::GetAllSubscriptiongroupConfig => self.all_groups(),
+            Code::GetSubscriptiongroupConfig => self.group_config(request),
+
+            Code::GetBrokerRuntimeInfo => self.runtime_info(),
+            Code::GetTopicStatsInfo => self.topic_stats(request),
+            Code::GetConsumeStats => self.consume_stats(request),
+            Code::UpdateBrokerConfig => Err(Failure::not_allowed("the broker's configuration is read at its start; change it there and restart")),
+
+            // Not served by this version, or not asked of a broker at all.
+            Code::EndTransaction
+            | Code::CheckTransactionState
+            | Code::NotifyConsumerIdsChanged
+            | Code::UpdateAndCreateTopicList
+            | Code::GetBrokerConfig
+            | Code::GetAllDelayOffset
+            | Code::GetTimerCheckPoint
+            | Code::GetTimerMetrics
+            | Code::ResetConsumerClientOffset
+            | Code::GetConsumerStatusFromClient
+            | Code::InvokeBrokerToResetOffset
+            | Code::InvokeBrokerToGetConsumerStatus
+            | Code::UpdateAndCreateSubscriptiongroupList
+            | Code::QueryConsumeTimeSpan
+            | Code::CleanExpiredConsumequeue
+            | Code::GetConsumerRunningInfo
+            | Code::QueryCorrectionOffset
+            | Code::ConsumeMessageDirectly
+            | Code::ViewBrokerStatsData
+            | Code::CleanUnusedTopic
+            | Code::GetBrokerConsumeStats
+            | Code::QueryConsumeQueue
+            | Code::SendReplyMessage
+            | Code::SendReplyMessageV2
+            | Code::PushReplyMessageToClient
+            | Code::GetAllProducerInfo
+            | Code::DeleteExpiredCommitlog
+            | Code::UpdateAndGetGroupForbidden
+            | Code::RecallMessage
+            | Code::QueryAssignment
+            | Code::SetMessageRequestMode
+            | Code::NotifyMinBrokerIdChange
+            | Code::ExchangeBrokerHaInfo
+            | Code::GetBrokerHaStatus
+            | Code::GetBrokerEpochCache
+            | Code::AuthCreateUser
+            | Code::AuthUpdateUser
+            | Code::AuthDeleteUser
+            | Code::AuthGetUser
+            | Code::AuthListUser
+            | Code::AuthCreateAcl
+            | Code::AuthUpdateAcl
+            | Code::AuthDeleteAcl
+            | Code::AuthGetAcl
+            | Code::AuthListAcl
+            | Code::PopMessage
+            | Code::AckMessage
+            | Code::PeekMessage
+            | Code::ChangeMessageInvisibletime
+            | Code::Notification
+            | Code::PollingInfo
+            | Code::BatchAckMessage => return reply.not_supported(),
+
+            // The name server's: `is_naming` has sent them there.
+            Code::PutKvConfig
+            | Code::GetKvConfig
+            | Code::DeleteKvConfig
+            | Code::GetKvlistByNamespace
+            | Code::RegisterBroker
+            | Code::UnregisterBroker
+            | Code::GetRouteinfoByTopic
+            | Code::GetBrokerClusterInfo
+            | Code::WipeWritePermOfBroker
+            | Code::AddWritePermOfBroker
+            | Code::GetAllTopicListFromNameserver
+            | Code::DeleteTopicInNamesrv
+            | Code::RegisterTopicInNamesrv
+            | Code::GetTopicsByCluster
+            | Code::GetSystemTopicListFromNs
+            | Code::UpdateNamesrvConfig
+            | Code::GetNamesrvConfig
+            | Code::QueryDataVersion
+            | Code::GetBrokerMemberGroup
+            | Code::BrokerHeartbeat => return reply.not_supported(),
+        };
+        reply.outcome(outcome);
+    }
+}
+

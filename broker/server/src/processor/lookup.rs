@@ -1,0 +1,32 @@
+//! Looking messages up.
+
+use super::{Answer, BrokerProcessor, Failure, Outcome, Request};
+use sluice_protocol::{
+    ResponseCode,
+    headers::{QueryMessageRequest, QueryMessageResponse, ViewMessageRequest},
+};
+
+impl BrokerProcessor {
+    pub(super) fn query_message(&self, request: &Request<'_>) -> Outcome {
+        let header: QueryMessageRequest = request.fields()?;
+        // A unique id is made once: the tools ask for more only because the field is there.
+        let max = usize::try_from(header.max_num).unwrap_or(0);
+        let found = self.delivery.query_by_key(&header.topic, &header.key, max, header.begin_timestamp, header.end_timestamp)?;
+        if found.is_empty() {
+            let remark = format!("no message of topic {} has the key {} between these times", header.topic, header.key);
+            return Err(Failure::new(ResponseCode::QueryNotFound, remark));
+        }
+        let status = self.delivery.store().status();
+        let fields = QueryMessageResponse {
+            index_last_update_timestamp: header.end_timestamp,
+            index_last_update_phyoffset: status.appended.to_wire(),
+        };
+        Ok(Answer { body: found, ..Answer::fields(&fields) })
+    }
+
+    pub(super) fn view_message(&self, request: &Request<'_>) -> Outcome {
+        let header: ViewMessageRequest = request.fields()?;
+        let record = self.delivery.view_message(header.offset)?;
+        Ok(Answer { body: vec![record], ..Answer::success() })
+    }
+}

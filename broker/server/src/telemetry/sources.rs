@@ -1,0 +1,49 @@
+//! What each owner's snapshot becomes.
+
+use super::Samples;
+use crate::net::{CloseReason, Net};
+use sluice_store::StoreStatus;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// The store's numbers.
+pub fn store_samples(status: &StoreStatus, samples: &mut Samples) {
+    let flag = |on: bool| if on { 1.0 } else { 0.0 };
+    let mut gauge = |name, help: &str, value: f64| samples.gauge(name, help, &[], value);
+    gauge("sluice_store_appended_offset_bytes", "End of the commit log.", status.appended.0 as f64);
+    gauge("sluice_store_flushed_offset_bytes", "End of the part of the commit log that survives a power cut.", status.flushed.0 as f64);
+    gauge("sluice_store_min_offset_bytes", "Begin of the part of the commit log that is still kept.", status.min.0 as f64);
+    gauge("sluice_store_log_bytes", "Bytes of commit log kept.", status.log_bytes as f64);
+    gauge("sluice_store_segments", "Files of the commit log.", status.segments as f64);
+    gauge("sluice_store_queues", "Queues with messages or once used.", status.queues as f64);
+    gauge("sluice_store_append_queue_bytes", "Bytes that wait for the log's writer.", status.queued_bytes as f64);
+    gauge("sluice_store_disk_free_bytes", "Bytes left on the data directory's file system.", status.disk_free_bytes as f64);
+    gauge("sluice_store_disk_size_bytes", "Size of the data directory's file system.", status.disk_total_bytes as f64);
+    gauge("sluice_store_writable", "1 while the store takes writes.", flag(status.writable.is_ok()));
+    gauge("sluice_store_poisoned", "1 after a failed write or sync: restart to recover.", flag(status.poisoned.is_some()));
+    let mut counter = |name, help: &str, value: f64| samples.counter(name, help, &[], value);
+    counter("sluice_store_appended_records_total", "Records appended.", status.appended_records as f64);
+    counter("sluice_store_appended_bytes_total", "Bytes appended.", status.appended_bytes as f64);
+    counter("sluice_store_flushes_total", "Flushes to stable storage.", status.syncs as f64);
+    counter("sluice_store_flush_seconds_total", "Time spent in flushes.", status.sync_seconds_sum);
+    counter("sluice_store_writer_turns_total", "Turns of the log's writer; records per turn is the batching.", status.turns as f64);
+}
+
+/// The connections' numbers.
+pub fn net_samples(net: &Net, samples: &mut Samples) {
+    let stats = net.stats();
+    let read = |counter: &AtomicU64| counter.load(Relaxed) as f64;
+    samples.gauge("sluice_connections", "Connections on the client ports.", &[], net.connections() as f64);
+    samples.gauge("sluice_in_flight_bytes", "Bytes of requests in work.", &[], net.in_flight_bytes() as f64);
+    samples.gauge("sluice_outbox_bytes", "Bytes of answers that wait for their sockets.", &[], read(&stats.outbox_bytes));
+    let mut counter = |name, help: &str, value: f64| samples.counter(name, help, &[], value);
+    counter("sluice_connections_accepted_total", "Connections taken.", read(&stats.accepted));
+    counter("sluice_connections_refused_total", "Connections refused because there were too many.", read(&stats.refused));
+    counter("sluice_accept_errors_total", "Failures to take a connection, such as too few file descriptors.", read(&stats.accept_errors));
+    counter("sluice_received_bytes_total", "Bytes received on the client ports.", read(&stats.bytes_in));
+    counter("sluice_sent_bytes_total", "Bytes sent on the client ports.", read(&stats.bytes_out));
+    counter("sluice_frames_received_total", "Frames received on the client ports.", read(&stats.frames_in));
+    for reason in CloseReason::ALL {
+        let ended = net.stats().closed_for(reason) as f64;
+        samples.counter("sluice_connections_closed_total", "Connections ended, by reason.", &[("reason", reason.label())], ended);
+    }
+}

@@ -1,0 +1,93 @@
+//! A file system in an image that can lose its power: ext4 is told to shut down without flushing its log, which drops what was not synced.
+
+use super::skip;
+use crate::{places, process};
+use anyhow::{Context, Result, bail};
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::Duration,
+};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Whether this machine and user can do it.
+pub(super) fn possible() -> Result<bool> {
+    for (program, package) in [("mkfs.ext4", "e2fsprogs"), ("mount", "mount"), ("xfs_io", "xfsprogs")] {
+        if !places::has_tool(program, package)? {
+            return Ok(false);
+        }
+    }
+    if !rustix::process::geteuid().is_root() {
+        return skip("power cuts need root, to mount a file system");
+    }
+    Ok(true)
+}
+
+/// The mounted image; unmounted when this is dropped.
+pub(super) struct Disk {
+    image: PathBuf,
+    mount_point: PathBuf,
+    mounted: bool,
+}
+
+impl Disk {
+    /// Makes and mounts a sparse image of so many MiB.
+    pub(super) fn make(folder: &Path, mebibytes: u64) -> Result<Self> {
+        let image = folder.join("disk.ext4");
+        let mount_point = folder.join("disk");
+        fs::create_dir_all(&mount_point).with_context(|| format!("making {}", mount_point.display()))?;
+        let file = File::create(&image).with_context(|| format!("making {}", image.display()))?;
+        file.set_len(mebibytes << 20).with_context(|| format!("sizing {}", image.display()))?;
+        process::run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image), DEADLINE)?;
+        let mut disk = Self { image, mount_point, mounted: false };
+        disk.mount()?;
+        Ok(disk)
+    }
+
+    /// Where it is mounted.
+    pub(super) fn mount_point(&self) -> &Path {
+        &self.mount_point
+    }
+
+    /// The power goes: from now on every write and sync fails, and what was not synced is gone.
+    pub(super) fn cut(&self) -> Result<()> {
+        process::output(Command::new("xfs_io").args(["-x", "-c", "shutdown"]).arg(&self.mount_point), DEADLINE).map(drop)
+    }
+
+    /// The power is back: the file system is unmounted and mounted again from what the image holds.
+    pub(super) fn restore(&mut self) -> Result<()> {
+        self.unmount()?;
+        self.mount()
+    }
+
+    fn mount(&mut self) -> Result<()> {
+        process::output(Command::new("mount").args(["-o", "loop"]).arg(&self.image).arg(&self.mount_point), DEADLINE)?;
+        self.mounted = true;
+        Ok(())
+    }
+
+    fn unmount(&mut self) -> Result<()> {
+        // The killed broker's files may still be on their way to being closed.
+        for _ in 0..50 {
+            if process::output(Command::new("umount").arg(&self.mount_point), DEADLINE).is_ok() {
+                self.mounted = false;
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        bail!("{} can't be unmounted", self.mount_point.display())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if self.mounted
+            && let Err(error) = self.unmount()
+        {
+            eprintln!("{error:#}");
+        }
+    }
+}

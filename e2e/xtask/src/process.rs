@@ -1,0 +1,154 @@
+//! Other programs, each with a deadline.
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use std::{
+    ffi::OsStr,
+    fs::File,
+    io::{IsTerminal, Read, stdin},
+    net::{SocketAddr, TcpStream},
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+const POLL: Duration = Duration::from_millis(20);
+
+/// A program that runs in the background; it is killed when this is dropped.
+pub(crate) struct Background {
+    child: Child,
+    what: String,
+    grouped: bool,
+}
+
+impl Background {
+    /// Starts it with its output in `log`.
+    pub(crate) fn start(command: &mut Command, log: &Path) -> Result<Self> {
+        let out = File::options().create(true).append(true).open(log).with_context(|| format!("opening {}", log.display()))?;
+        let err = out.try_clone().context("sharing a log file")?;
+        command.stdin(Stdio::null()).stdout(out).stderr(err);
+        Self::spawn(command)
+    }
+
+    fn spawn(command: &mut Command) -> Result<Self> {
+        let what = command.get_program().to_string_lossy().into_owned();
+        // In a terminal Ctrl-C must reach the children; elsewhere a group of its own lets the deadline end grandchildren too.
+        let grouped = !stdin().is_terminal();
+        if grouped {
+            command.process_group(0);
+        }
+        let child = command.spawn().with_context(|| format!("starting {what}"))?;
+        Ok(Self { child, what, grouped })
+    }
+
+    /// Waits until it ends; kills it at the deadline.
+    pub(crate) fn wait(&mut self, deadline: Duration) -> Result<ExitStatus> {
+        let end = Instant::now() + deadline;
+        loop {
+            if let Some(status) = self.child.try_wait().with_context(|| format!("waiting for {}", self.what))? {
+                return Ok(status);
+            }
+            if Instant::now() > end {
+                self.kill();
+                bail!("{} was not done after {deadline:?} and was killed", self.what);
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    /// Waits until it accepts connections at `address`.
+    pub(crate) fn await_listening(&mut self, address: SocketAddr, deadline: Duration) -> Result<()> {
+        let end = Instant::now() + deadline;
+        while TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err() {
+            if let Some(status) = self.child.try_wait().with_context(|| format!("looking after {}", self.what))? {
+                bail!("{} ended with {status} before it listened at {address}", self.what);
+            }
+            if Instant::now() > end {
+                bail!("{} does not listen at {address} after {deadline:?}", self.what);
+            }
+            thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub(crate) fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        // It cannot refuse, and an error here means that it has been waited for already.
+        let _ = self.child.wait();
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub(crate) fn stop(&mut self, deadline: Duration) -> Result<ExitStatus> {
+        self.signal(Signal::TERM);
+        self.wait(deadline)
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+            // An error means that it is gone already.
+            let _ = if self.grouped { kill_process_group(pid, signal) } else { kill_process(pid, signal) };
+        }
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(Some(_))) {
+            self.kill();
+        }
+    }
+}
+
+/// Runs it with our output; an exit code other than 0 is an error.
+pub(crate) fn run(command: &mut Command, deadline: Duration) -> Result<()> {
+    let line = line(command);
+    println!("$ {line}");
+    let status = Background::spawn(command.stdin(Stdio::null()))?.wait(deadline)?;
+    if status.success() { Ok(()) } else { bail!("{line}: {status}") }
+}
+
+/// Runs it and returns what it printed; an exit code other than 0 is an error.
+pub(crate) fn output(command: &mut Command, deadline: Duration) -> Result<String> {
+    let line = line(command);
+    let mut running = Background::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
+    let mut stdout = running.child.stdout.take().context("a piped output is there")?;
+    let reader = thread::spawn(move || {
+        let mut text = String::new();
+        stdout.read_to_string(&mut text).map(|_| text)
+    });
+    let status = running.wait(deadline)?;
+    let text = reader.join().map_err(|_| anyhow::anyhow!("reading the output of {line} panicked"))?.with_context(|| format!("reading the output of {line}"))?;
+    if status.success() { Ok(text) } else { bail!("{line}: {status}\n{text}") }
+}
+
+fn line(command: &Command) -> String {
+    let words: Vec<_> = std::iter::once(command.get_program()).chain(command.get_args()).map(OsStr::to_string_lossy).collect();
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_takes_too_long_is_killed() {
+        let start = Instant::now();
+        let error = run(Command::new("sleep").arg("30"), Duration::from_millis(100)).unwrap_err();
+        assert!(error.to_string().contains("not done after"), "{error}");
+        assert!(start.elapsed() < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_failing_program_is_an_error_that_names_it() {
+        let error = run(&mut Command::new("false"), Duration::from_secs(10)).unwrap_err();
+        assert!(error.to_string().starts_with("false: "), "{error}");
+    }
+
+    #[test]
+    fn output_is_returned() {
+        assert_eq!(output(Command::new("echo").arg("hello"), Duration::from_secs(10)).unwrap(), "hello\n");
+    }
+}

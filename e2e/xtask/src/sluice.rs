@@ -1,0 +1,61 @@
+//! The broker under test.
+
+use crate::{places, process, process::Background, test};
+use anyhow::{Context, Result};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+/// Longest time from start to listening, recovery included.
+const START: Duration = Duration::from_secs(60);
+
+/// Builds the binary with the release profile.
+pub(crate) fn build() -> Result<PathBuf> {
+    process::run(test::cargo().args(["build", "--release", "--locked", "-p", "sluice"]), Duration::from_secs(20 * 60))?;
+    Ok(places::target().join("release/sluice"))
+}
+
+/// A data directory with the ports that stay the same over restarts.
+pub(crate) struct Site {
+    binary: PathBuf,
+    data: PathBuf,
+    log: PathBuf,
+    naming: u16,
+    broker: u16,
+    extra: Vec<String>,
+}
+
+impl Site {
+    /// `extra` are further flags of `sluice server`.
+    pub(crate) fn new(binary: &Path, data: &Path, log: &Path, extra: &[&str]) -> Result<Self> {
+        Ok(Self {
+            binary: binary.to_path_buf(),
+            data: data.to_path_buf(),
+            log: log.to_path_buf(),
+            naming: places::free_port()?,
+            broker: places::free_port()?,
+            extra: extra.iter().map(|&flag| flag.to_owned()).collect(),
+        })
+    }
+
+    /// The name server's address.
+    pub(crate) fn namesrv(&self) -> String {
+        format!("127.0.0.1:{}", self.naming)
+    }
+
+    /// Starts it and waits until it serves.
+    pub(crate) fn start(&self) -> Result<Background> {
+        let mut command = Command::new(&self.binary);
+        command.arg("server").arg("--data-dir").arg(&self.data).args(["--listen-address", "127.0.0.1", "--http-port", "off"]);
+        command.args(["--naming-port", &self.naming.to_string(), "--broker-port", &self.broker.to_string()]).args(&self.extra);
+        let mut running = Background::start(&mut command, &self.log)?;
+        for port in [self.naming, self.broker] {
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            running.await_listening(address, START).with_context(|| format!("its log is {}", self.log.display()))?;
+        }
+        Ok(running)
+    }
+}
