@@ -151,6 +151,9 @@ pub struct ConsumerGroupView {
     pub members: Vec<ClientInfo>,
 }
 
+/// Most producer groups known at once; they only serve to be listed, so that further ones are left out.
+const PRODUCER_GROUPS_MAX: usize = 100_000;
+
 struct Member {
     info: ClientInfo,
     seen: Monotonic,
@@ -190,7 +193,10 @@ impl Clients {
 
     pub(crate) fn heartbeat_producer(&self, group: &Group, info: ClientInfo) {
         let seen = self.clock.monotonic();
-        self.state.lock().producers.entry(group.clone()).or_default().insert(info.connection, Member { info, seen });
+        let mut state = self.state.lock();
+        if state.producers.len() < PRODUCER_GROUPS_MAX || state.producers.contains_key(group) {
+            state.producers.entry(group.clone()).or_default().insert(info.connection, Member { info, seen });
+        }
     }
 
     pub(crate) fn heartbeat_consumer(&self, beat: ConsumerHeartbeat, info: ClientInfo, wants_notice: WantsNotice<'_>) {
@@ -259,8 +265,7 @@ impl Clients {
                 dropped += before - members.len();
                 !members.is_empty()
             });
-            let touched: Vec<Group> =
-                state.consumers.iter().filter(|(_, group)| group.members.values().any(&gone)).map(|(name, _)| name.clone()).collect();
+            let touched: Vec<Group> = state.consumers.iter().filter(|(_, group)| group.members.values().any(&gone)).map(|(name, _)| name.clone()).collect();
             for group in touched {
                 dropped += state.consumers.get(&group).map_or(0, |g| g.members.values().filter(|m| gone(m)).count());
                 let rest = drop_members(&mut state.consumers, &group, &gone);
@@ -317,7 +322,8 @@ impl Clients {
     #[must_use]
     pub fn groups_of_topic(&self, topic: &str) -> Vec<Group> {
         let state = self.state.lock();
-        let mut groups: Vec<Group> = state.consumers.iter().filter(|(_, group)| group.subscriptions.contains_key(topic)).map(|(name, _)| name.clone()).collect();
+        let mut groups: Vec<Group> =
+            state.consumers.iter().filter(|(_, group)| group.subscriptions.contains_key(topic)).map(|(name, _)| name.clone()).collect();
         groups.sort_unstable();
         groups
     }

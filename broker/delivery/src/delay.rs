@@ -20,6 +20,8 @@ use std::time::Duration;
 const BATCH_LIMITS: ReadLimits = ReadLimits { messages: 512, bytes: 1 << 20, scanned: 512 };
 /// Longest sleep, so that a calendar clock put forward is noticed.
 const SLEEP_MAX: Duration = Duration::from_millis(250);
+/// Batches of one level before the other levels have their turn.
+const TURNS_MAX: usize = 16;
 /// Pause after the store has refused.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Properties of the wait that is over.
@@ -31,8 +33,17 @@ struct Level {
     delay: Duration,
     queue: QueueRef,
     next: QueueOffset,
-    /// Since when the first waiting message is known: with a calendar clock put back its wait still ends.
-    seen: Option<(QueueOffset, Monotonic)>,
+    /// The first message that waits, so that an arrival behind it costs no read.
+    head: Option<Head>,
+}
+
+/// A message that waits.
+#[derive(Clone, Copy)]
+struct Head {
+    offset: QueueOffset,
+    store_timestamp: i64,
+    /// Since when it is known: with a calendar clock put back its wait still ends.
+    since: Monotonic,
 }
 
 #[derive(Default)]
@@ -99,7 +110,7 @@ impl DelayService {
             .iter()
             .zip(delays)
             .enumerate()
-            .map(|(i, (queue, delay))| Level { number: i + 1, delay: *delay, queue: queue.clone(), next: QueueOffset::ZERO, seen: None })
+            .map(|(i, (queue, delay))| Level { number: i + 1, delay: *delay, queue: queue.clone(), next: QueueOffset::ZERO, head: None })
             .collect();
         for (key, value) in store.meta(MetaTable::Delay) {
             let unreadable = || format!("the delay progress {key:?} is unreadable");
@@ -126,9 +137,9 @@ impl DelayService {
 }
 
 impl Level {
-    /// Gives out all that is due; when to look again.
+    /// Gives out what is due, as far as the other levels' turn allows; when to look again.
     fn catch_up(&mut self, delivery: &Delivery) -> Option<Duration> {
-        loop {
+        for _ in 0..TURNS_MAX {
             if delivery.delay_signal.stopped() {
                 return None;
             }
@@ -142,6 +153,7 @@ impl Level {
                 }
             }
         }
+        Some(Duration::ZERO)
     }
 
     fn turn(&mut self, delivery: &Delivery) -> Turn {
@@ -149,6 +161,9 @@ impl Level {
         self.next = self.next.max(bounds.min);
         if self.next >= bounds.max {
             return Turn::Empty;
+        }
+        if let Some(wait) = self.head.filter(|head| head.offset == self.next).and_then(|head| self.wait(delivery, head.offset, head.store_timestamp)) {
+            return Turn::Later(wait);
         }
         let read = match delivery.store().read(&self.queue, self.next, BATCH_LIMITS, &mut |_| true) {
             Ok(read) => read,
@@ -168,7 +183,7 @@ impl Level {
         let before = self.next;
         let (mut moved, mut later) = (0u64, None);
         for view in read.slices.iter().flat_map(|bytes| records(bytes)) {
-            if let Some(wait) = self.wait(delivery, &view) {
+            if let Some(wait) = self.wait(delivery, QueueOffset(view.queue_offset()), view.store_timestamp()) {
                 later = Some(wait);
                 break;
             }
@@ -187,29 +202,22 @@ impl Level {
     }
 
     /// How long the message has to wait yet; `None` when it is due.
-    fn wait(&mut self, delivery: &Delivery, view: &RecordView<'_>) -> Option<Duration> {
+    fn wait(&mut self, delivery: &Delivery, offset: QueueOffset, store_timestamp: i64) -> Option<Duration> {
         let now = delivery.env.clock.monotonic();
         let delay_ms = i64::try_from(self.delay.as_millis()).unwrap_or(i64::MAX);
-        let left = view.store_timestamp().saturating_add(delay_ms).saturating_sub(delivery.env.clock.wall().0);
+        let left = store_timestamp.saturating_add(delay_ms).saturating_sub(delivery.env.clock.wall().0);
         let left = Duration::from_millis(u64::try_from(left).unwrap_or(0));
         if left.is_zero() {
             return None;
         }
-        let offset = QueueOffset(view.queue_offset());
-        let since = match self.seen {
-            Some((seen, since)) if seen == offset => since,
-            _ => {
-                self.seen = Some((offset, now));
-                now
-            }
-        };
-        let left = left.min(self.delay.saturating_sub(now.since(since)));
+        let head = self.head.filter(|head| head.offset == offset).unwrap_or(Head { offset, store_timestamp, since: now });
+        self.head = Some(head);
+        let left = left.min(self.delay.saturating_sub(now.since(head.since)));
         (!left.is_zero()).then_some(left)
     }
 
     fn store(&mut self, delivery: &Delivery, mut batch: Batch, before: QueueOffset, moved: u64) -> Turn {
-        let progress =
-            MetaChange { table: MetaTable::Delay, key: self.number.to_string(), value: Some(self.next.0.to_be_bytes().to_vec()) };
+        let progress = MetaChange { table: MetaTable::Delay, key: self.number.to_string(), value: Some(self.next.0.to_be_bytes().to_vec()) };
         let result = match batch.meta(&[progress]) {
             Ok(()) => delivery.store().append(batch, Wait::Durable),
             Err(error) => Err(AppendError::Poisoned(error.to_string())),

@@ -25,7 +25,8 @@ pub type SpawnWork = Arc<dyn Fn(Box<dyn FnOnce() + Send>) + Send + Sync>;
 pub trait ClientPush: Send + Sync {
     /// Tell these consumers that their group's members changed (request 40), so that they share out the queues anew.
     fn notify_consumer_ids_changed(&self, group: &Group, connections: &[ConnectionId]);
-    /// All callbacks of one turn of the log's writer have run: the moment to write out the replies that they made.
+    /// All callbacks of one turn of the log's writer have run: the moment to write out the replies that they made. Runs on whatever
+    /// thread wrote: a connection's, the writer's, the delay service's.
     fn turn_end(&self);
 }
 
@@ -141,13 +142,7 @@ pub struct Delivery {
 
 impl Delivery {
     /// Reads what the log holds, takes the store's hooks, starts its two threads.
-    pub fn open(
-        store: Arc<Store>,
-        env: Env,
-        options: DeliveryOptions,
-        push: Arc<dyn ClientPush>,
-        spawn_work: SpawnWork,
-    ) -> Result<Arc<Self>, OpenError> {
+    pub fn open(store: Arc<Store>, env: Env, options: DeliveryOptions, push: Arc<dyn ClientPush>, spawn_work: SpawnWork) -> Result<Arc<Self>, OpenError> {
         if !(1..=DELAY_SECONDS.len()).contains(&options.delay_levels.len()) {
             return Err(OpenError::DelayLevels(options.delay_levels.len()));
         }
@@ -193,8 +188,8 @@ impl Delivery {
     }
 
     fn start_threads(self: &Arc<Self>, service: DelayService) -> Result<(), OpenError> {
-        let ticker = self.clone();
-        self.start("delivery-ticker", Box::new(move || ticker.tick_until_stopped()))?;
+        let (ticker, start) = (self.clone(), self.env.clock.monotonic());
+        self.start("delivery-ticker", Box::new(move || ticker.tick_until_stopped(start)))?;
         let delay = self.clone();
         self.start("delivery-delay", Box::new(move || service.run(&delay))).inspect_err(|_| self.close())
     }
@@ -205,8 +200,7 @@ impl Delivery {
         Ok(())
     }
 
-    fn tick_until_stopped(&self) {
-        let start = self.env.clock.monotonic();
+    fn tick_until_stopped(&self, start: Monotonic) {
         let (mut flushed, mut swept) = (start, start);
         loop {
             {

@@ -1,6 +1,6 @@
 //! Consumer groups: their settings, made on demand or by an administrator, kept in the log.
 
-use crate::meta::{DataVersion, MetaDone, MetaWriter};
+use crate::meta::{DataVersion, MetaDone, MetaWriter, in_log};
 use ahash::AHashMap;
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
@@ -96,7 +96,7 @@ pub enum GroupError {
     /// The broker has as many groups as it may have.
     #[error("the broker has {0} consumer groups, more are not allowed; delete some that nobody uses")]
     TooMany(usize),
-    /// The change is not durable; it has been taken back.
+    /// The change is not durable; it has been taken back, unless it only was not flushed in time.
     #[error("the change of group {group} was not stored: {error}")]
     Store {
         /// The group.
@@ -195,11 +195,10 @@ impl Groups {
         let before: Arc<RwLock<Option<Arc<SubscriptionGroupConfig>>>> = Arc::default();
         let (map, kept, state, name) = (self.map.clone(), before.clone(), new.clone(), group.clone());
         let stored: MetaDone = Box::new(move |result| {
-            if let Err(error) = result {
+            if !in_log(&result) {
                 take_back(&mut map.write(), &name, state.as_ref(), kept.write().take());
-                return done(Err(GroupError::Store { group: name, error }));
             }
-            done(Ok(()));
+            done(result.map_err(|error| GroupError::Store { group: name, error }));
         });
         self.meta.change(
             || {

@@ -6,6 +6,9 @@ use sluice_env::{Clock, Monotonic};
 use sluice_types::{Group, QueueId, Topic};
 use std::{sync::Arc, time::Duration};
 
+/// Most groups with locks, and most locks of one group: beyond that none is granted, and what nobody renews goes away.
+const LOCKS_MAX: usize = 100_000;
+
 struct Holder {
     client_id: Arc<str>,
     renewed: Monotonic,
@@ -30,10 +33,16 @@ impl Locks {
         let now = self.clock.monotonic();
         let me: Arc<str> = client_id.into();
         let mut groups = self.groups.lock();
+        if groups.len() >= LOCKS_MAX && !groups.contains_key(group) {
+            return Vec::new();
+        }
         let held = groups.entry(group.clone()).or_default();
         let mut granted = Vec::with_capacity(queues.len());
         for queue in queues {
-            let free = held.get(queue).is_none_or(|holder| *holder.client_id == *me || now.since(holder.renewed) > self.expiry);
+            let free = match held.get(queue) {
+                Some(holder) => *holder.client_id == *me || now.since(holder.renewed) > self.expiry,
+                None => held.len() < LOCKS_MAX,
+            };
             if free {
                 held.insert(queue.clone(), Holder { client_id: me.clone(), renewed: now });
                 granted.push(queue.clone());

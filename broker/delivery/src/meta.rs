@@ -25,6 +25,11 @@ impl DataVersion {
 /// Called once with what became of a change of metadata.
 pub(crate) type MetaDone = Box<dyn FnOnce(Result<(), AppendError>) + Send>;
 
+/// Whether a change lies in the log, though perhaps not flushed in time: memory has to agree with that.
+pub(crate) fn in_log(result: &Result<(), AppendError>) -> bool {
+    matches!(result, Ok(()) | Err(AppendError::FlushTimeout(_)))
+}
+
 /// Writes metadata.
 pub(crate) struct MetaWriter {
     store: Arc<Store>,
@@ -37,21 +42,66 @@ impl MetaWriter {
         Self { store, order: Mutex::new(()) }
     }
 
-    /// Runs `apply`, which changes memory and says what to write, and submits that. `done` may run on this thread, after `apply` has returned; it must not start
-    /// another change itself.
+    /// Runs `apply`, which changes memory and says what to write, and submits that. `done` runs without any lock held, perhaps before this returns.
     pub(crate) fn change(&self, apply: impl FnOnce() -> Vec<MetaChange>, done: MetaDone) {
-        let _order = self.order.lock();
-        let changes = apply();
+        // Corked, the hand-over under the lock only queues; what goes forward, and whose callbacks run, comes after it.
+        self.store.corked(|| {
+            let answer = Answer::new(done);
+            {
+                let _order = self.order.lock();
+                self.submit(&apply(), answer.clone());
+            }
+            answer.release();
+        });
+    }
+
+    fn submit(&self, changes: &[MetaChange], answer: Answer) {
         if changes.is_empty() {
-            return done(Ok(()));
+            return answer.give(Ok(()));
         }
         let mut batch = Batch::new();
-        for piece in pieces(&changes) {
+        for piece in pieces(changes) {
             if batch.meta(piece).is_err() {
-                return done(Err(AppendError::TooLarge(piece.iter().map(bytes_of).sum())));
+                return answer.give(Err(AppendError::TooLarge(piece.iter().map(bytes_of).sum())));
             }
         }
-        self.store.submit(batch, Wait::Durable, Box::new(move |result| done(result.map(|_| ()))));
+        self.store.submit(batch, Wait::Durable, Box::new(move |result| answer.give(result.map(|_| ()))));
+    }
+}
+
+/// A callback that is kept back while the order's lock is held: the store may refuse at once.
+#[derive(Clone)]
+struct Answer(Arc<Mutex<AnswerState>>);
+
+struct AnswerState {
+    kept_back: bool,
+    result: Option<Result<(), AppendError>>,
+    done: Option<MetaDone>,
+}
+
+impl Answer {
+    fn new(done: MetaDone) -> Self {
+        Self(Arc::new(Mutex::new(AnswerState { kept_back: true, result: None, done: Some(done) })))
+    }
+
+    fn give(&self, result: Result<(), AppendError>) {
+        self.0.lock().result = Some(result);
+        self.call_if_ready();
+    }
+
+    fn release(&self) {
+        self.0.lock().kept_back = false;
+        self.call_if_ready();
+    }
+
+    fn call_if_ready(&self) {
+        let ready = {
+            let mut state = self.0.lock();
+            if state.kept_back || state.result.is_none() { None } else { state.done.take().zip(state.result.take()) }
+        };
+        if let Some((done, result)) = ready {
+            done(result);
+        }
     }
 }
 

@@ -1,6 +1,9 @@
 //! How far groups have consumed. Kept in memory, written into the log a little later.
 
-use crate::{Counters, meta::MetaWriter};
+use crate::{
+    Counters,
+    meta::{MetaWriter, in_log},
+};
 use ahash::{AHashMap, AHashSet};
 use parking_lot::Mutex;
 use sluice_store::{AppendError, MetaChange, MetaTable, Store};
@@ -177,14 +180,12 @@ impl Offsets {
             },
             Box::new(move |result| {
                 let places = std::mem::take(&mut *kept.lock());
-                match result {
-                    Ok(()) => done(Ok(places.len())),
-                    Err(error) => {
-                        state.lock().dirty.extend(places);
-                        Counters::add(&counters.offset_flushes_failed, 1);
-                        done(Err(error));
-                    }
+                let written = places.len();
+                if !in_log(&result) {
+                    state.lock().dirty.extend(places);
+                    Counters::add(&counters.offset_flushes_failed, 1);
                 }
+                done(result.map(|()| written));
             }),
         );
     }

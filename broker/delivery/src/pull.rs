@@ -5,7 +5,7 @@ use crate::{
     clients::{ConnectionId, MessageModel},
     filter::{FilterError, Subscription},
     groups::GroupError,
-    held::{Hold, HeldPull},
+    held::{HeldPull, Hold},
     topics::TopicError,
 };
 use bytes::Bytes;
@@ -213,7 +213,7 @@ impl Delivery {
         };
         let subscription = self.subscription(request, group.consume_broadcast_enable)?;
         let bytes = request.max_bytes.unwrap_or(usize::MAX).min(self.options().pull_bytes_max);
-        let messages = request.max_messages.clamp(1, self.options().pull_messages_max);
+        let messages = request.max_messages.min(self.options().pull_messages_max).max(1);
         let work = PullWork {
             queue: queue.clone(),
             connection: request.connection,
@@ -346,5 +346,78 @@ fn moved(work: &PullWork, offset: i64) -> Option<PullOutcome> {
         Some(offset) if offset < bounds.min => to(bounds.min, "OFFSET_TOO_SMALL"),
         Some(offset) if offset > bounds.max => to(bounds.max, "OFFSET_OVERFLOW_BADLY"),
         Some(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ClientPush, DeliveryOptions, SendRequest, SpawnWork};
+    use bytes::Bytes;
+    use sluice_env::sim;
+    use sluice_store::{Store, StoreOptions};
+    use std::{net::SocketAddr, sync::mpsc};
+
+    struct Nobody;
+    impl ClientPush for Nobody {
+        fn notify_consumer_ids_changed(&self, _: &Group, _: &[ConnectionId]) {}
+        fn turn_end(&self) {}
+    }
+
+    fn send(delivery: &Delivery, host: SocketAddr) {
+        let (sender, receiver) = mpsc::channel();
+        let request = SendRequest {
+            topic: "orders",
+            queue_id: 0,
+            group: "producers",
+            default_topic: "TBW102",
+            default_queue_count: 4,
+            sys_flag: 0,
+            born_timestamp: 1,
+            born_host: host,
+            flag: 0,
+            properties: "",
+            body: Bytes::from_static(b"x"),
+            reconsume_times: 0,
+            max_reconsume_times: None,
+            batch: false,
+            unit_mode: false,
+        };
+        delivery.send(request, Box::new(move |result| drop(sender.send(result))));
+        receiver.recv().expect("answered").expect("stored");
+    }
+
+    #[test]
+    fn a_message_between_the_read_and_the_registration_is_not_missed() {
+        let host: SocketAddr = "127.0.0.1:10911".parse().expect("literal");
+        let (env, _, _) = sim::env(3);
+        let store = Store::open(env.clone(), StoreOptions { segment_bytes: 1 << 20, ..StoreOptions::default() }).expect("opens");
+        let spawn: SpawnWork = Arc::new(|work| drop(std::thread::spawn(work)));
+        let delivery = Delivery::open(store, env, DeliveryOptions::new(host), Arc::new(Nobody), spawn).expect("opens");
+        send(&delivery, host);
+        let topic = Topic::new("orders").expect("legal");
+        let request = PullRequest {
+            group: Group::new("readers").expect("legal"),
+            topic: topic.clone(),
+            queue_id: 0,
+            offset: 1,
+            max_messages: 32,
+            max_bytes: None,
+            commit_offset: None,
+            suspend: Some(Duration::from_secs(15)),
+            subscription: Some(Subscription::all(topic)),
+            subscription_version: 0,
+            connection: ConnectionId(1),
+        };
+        let (mut work, _) = delivery.prepare(&request).expect("legal");
+        assert!(delivery.read(&mut work).expect("reads").is_none());
+        // The moment that a real race would have to hit.
+        send(&delivery, host);
+        let (sender, receiver) = mpsc::channel();
+        let deadline = delivery.env.clock.monotonic() + Duration::from_secs(15);
+        delivery.hold(HeldPull { work, deadline, done: Box::new(move |reply| drop(sender.send(reply))) });
+        let found = receiver.recv_timeout(Duration::from_secs(5)).expect("answered at once").expect("found");
+        assert_eq!((found.status, delivery.held_pulls()), (PullStatus::Found, 0));
+        delivery.close();
     }
 }

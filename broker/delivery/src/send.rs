@@ -9,7 +9,7 @@ use sluice_protocol::{
     batch,
     message_id::OffsetMessageId,
     properties::{self, PROPERTIES_BYTES_MAX},
-    record::{CRC_PROPERTY_BYTES, RecordError, RecordFields, sys_flag},
+    record::{CRC_PROPERTY_BYTES, RecordError, RecordFields},
 };
 use sluice_store::{AppendError, Batch, Placed, Wait, queue_index::QueueRef};
 use sluice_types::{Group, QueueOffset, Topic};
@@ -29,7 +29,7 @@ pub struct SendRequest<'a> {
     pub default_topic: &'a str,
     /// Queues the client wants for a topic made on demand.
     pub default_queue_count: u32,
-    /// See [`sys_flag`].
+    /// See [`sluice_protocol::record::sys_flag`].
     pub sys_flag: i32,
     /// When the producer made it, ms since 1970.
     pub born_timestamp: i64,
@@ -158,21 +158,17 @@ impl Delivery {
 
     fn encode(&self, request: &SendRequest<'_>) -> Result<(Batch, i32, Wait), SendError> {
         self.check_sizes(request)?;
-        let properties = without_checksum(request.properties);
-        refuse_unserved(&properties)?;
+        let marks = Marks::of(request.properties)?;
+        let properties = marks.without_checksum(request.properties);
         let route = self.route(request)?;
-        let delay = if route.dead { None } else { properties::get(&properties, properties::DELAY_LEVEL).and_then(|l| l.parse::<i32>().ok()).filter(|l| *l > 0) };
-        let wait = match properties::get(&properties, properties::WAIT) {
-            Some("false") => Wait::Appended,
-            _ => Wait::Durable,
-        };
+        let delay = marks.delay.filter(|_| !route.dead);
         let mut batch = Batch::new();
         match (request.batch, delay) {
             (true, None) => self.push_batch(&mut batch, request, &route)?,
             (true, Some(_)) => return Err(SendError::Illegal("a batch cannot be delayed; send its messages one by one".to_owned())),
             (false, delay) => self.push_single(&mut batch, request, &route, &properties, delay)?,
         }
-        Ok((batch, route.queue_id as i32, wait))
+        Ok((batch, route.queue_id as i32, if marks.early { Wait::Appended } else { Wait::Durable }))
     }
 
     fn check_sizes(&self, request: &SendRequest<'_>) -> Result<(), SendError> {
@@ -248,8 +244,7 @@ impl Delivery {
         let queue = self.queue_of(route)?;
         for inner in batch::decode(&request.body, BATCH_MESSAGES_MAX) {
             let inner = inner.map_err(|error| SendError::Illegal(error.to_string()))?;
-            let properties = without_checksum(inner.properties);
-            refuse_unserved(&properties)?;
+            let properties = Marks::of(inner.properties)?.without_checksum(inner.properties);
             let message = Message {
                 flag: inner.flag,
                 sys_flag: request.sys_flag,
@@ -287,12 +282,11 @@ impl Delivery {
 
     /// Encodes a message for a queue.
     pub(crate) fn push(&self, batch: &mut Batch, queue: &QueueRef, message: &Message<'_>) -> Result<(), RecordError> {
-        let multi = properties::get(&message.properties, properties::TAGS).is_some_and(|tags| tags.contains("||"));
         let fields = RecordFields {
             topic: queue.topic().as_str(),
             queue_id: queue.id().to_wire(),
             flag: message.flag,
-            sys_flag: if multi { message.sys_flag | sys_flag::MULTI_TAGS } else { message.sys_flag },
+            sys_flag: message.sys_flag,
             born_timestamp: message.born_timestamp,
             born_host: message.born_host,
             store_host: self.options().store_host,
@@ -320,26 +314,40 @@ fn illegal(error: RecordError) -> SendError {
     SendError::Illegal(error.to_string())
 }
 
-/// Properties without the store's own, which a client may send back to us.
-pub(crate) fn without_checksum(text: &str) -> Cow<'_, str> {
-    if !text.contains(properties::CRC32) {
-        return Cow::Borrowed(text);
-    }
-    let mut own = text.to_owned();
-    properties::remove(&mut own, properties::CRC32);
-    Cow::Owned(own)
+/// What the broker reads in a message's properties, found in one pass.
+#[derive(Default)]
+struct Marks {
+    delay: Option<i32>,
+    /// The producer does not wait for the durability rule.
+    early: bool,
+    /// A checksum is there, from a message that a client has received and sends again.
+    checksum: bool,
 }
 
-fn refuse_unserved(text: &str) -> Result<(), SendError> {
-    for (name, value) in properties::iter(text) {
-        if name == TRANSACTION && value.eq_ignore_ascii_case("true") {
-            return Err(SendError::Transaction);
+impl Marks {
+    fn of(text: &str) -> Result<Self, SendError> {
+        let mut marks = Self::default();
+        for (name, value) in properties::iter(text) {
+            match name {
+                properties::DELAY_LEVEL => marks.delay = value.parse().ok().filter(|level| *level > 0),
+                properties::WAIT => marks.early = value == "false",
+                properties::CRC32 => marks.checksum = true,
+                TRANSACTION if value.eq_ignore_ascii_case("true") => return Err(SendError::Transaction),
+                _ if TIMERS.contains(&name) => return Err(SendError::Timer),
+                _ => {}
+            }
         }
-        if TIMERS.contains(&name) {
-            return Err(SendError::Timer);
-        }
+        Ok(marks)
     }
-    Ok(())
+
+    fn without_checksum<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        if !self.checksum {
+            return Cow::Borrowed(text);
+        }
+        let mut own = text.to_owned();
+        properties::remove(&mut own, properties::CRC32);
+        Cow::Owned(own)
+    }
 }
 
 fn receipt(queue_id: i32, store_host: SocketAddr, placed: Vec<Placed>) -> SendReceipt {

@@ -1,6 +1,6 @@
 //! Topics: their configuration, made on demand or by an administrator, kept in the log.
 
-use crate::meta::{DataVersion, MetaDone, MetaWriter};
+use crate::meta::{DataVersion, MetaDone, MetaWriter, in_log};
 use ahash::AHashMap;
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
@@ -115,7 +115,7 @@ pub enum TopicError {
     /// The broker has as many topics as it may have.
     #[error("the broker has {0} topics, more are not allowed; delete some that nobody uses")]
     TooMany(usize),
-    /// The change is not durable; it has been taken back.
+    /// The change is not durable; it has been taken back, unless it only was not flushed in time.
     #[error("the change of topic {topic} was not stored: {error}")]
     Store {
         /// The topic.
@@ -313,23 +313,18 @@ impl Topics {
         let before: Arc<RwLock<Option<Arc<TopicState>>>> = Arc::default();
         let (map, listener, version) = (self.map.clone(), self.listener.clone(), self.version.clone());
         let (kept, state, topic) = (before.clone(), new.clone(), name.clone());
-        let stored: MetaDone = Box::new(move |result| match result {
-            Ok(()) => {
-                let change = match state {
-                    Some(state) => TopicChange::Put(state.config.clone()),
-                    None => TopicChange::Deleted(topic),
-                };
+        let stored: MetaDone = Box::new(move |result| {
+            if in_log(&result) {
+                let change = state.as_ref().map_or_else(|| TopicChange::Deleted(topic.clone()), |state| TopicChange::Put(state.config.clone()));
                 let version = *version.read();
                 let listener = listener.read().clone();
                 if let Some(listener) = listener {
                     listener(&change, version);
                 }
-                done(Ok(()));
-            }
-            Err(error) => {
+            } else {
                 take_back(&mut map.write(), &topic, state.as_ref(), kept.write().take());
-                done(Err(TopicError::Store { topic: topic.to_string(), error }));
             }
+            done(result.map_err(|error| TopicError::Store { topic: topic.to_string(), error }));
         });
         self.meta.change(
             || {

@@ -236,8 +236,7 @@ impl RouteTable {
         if !tables.topics.contains_key(topic) && tables.topics.len() >= TOPICS_MAX {
             return Err(RouteError::TooManyTopics(tables.topics.len()));
         }
-        let known: BTreeMap<_, _> =
-            queues.into_iter().filter(|q| tables.brokers.contains_key(&q.broker_name)).map(|q| (q.broker_name.clone(), q)).collect();
+        let known: BTreeMap<_, _> = queues.into_iter().filter(|q| tables.brokers.contains_key(&q.broker_name)).map(|q| (q.broker_name.clone(), q)).collect();
         if !known.is_empty() {
             tables.topics.entry(topic.to_owned()).or_default().extend(known);
         }
@@ -249,7 +248,8 @@ impl RouteTable {
     pub fn route(&self, topic: &str) -> Option<TopicRouteData> {
         let tables = self.tables.read();
         let queue_datas: Vec<QueueData> = tables.topics.get(topic)?.values().cloned().collect();
-        let broker_datas: Vec<BrokerData> = queue_datas.iter().filter_map(|queue| tables.brokers.get(&queue.broker_name)).cloned().map(with_acting_master).collect();
+        let broker_datas: Vec<BrokerData> =
+            queue_datas.iter().filter_map(|queue| tables.brokers.get(&queue.broker_name)).cloned().map(with_acting_master).collect();
         if broker_datas.is_empty() {
             return None;
         }
@@ -318,10 +318,11 @@ impl RouteTable {
 
 /// Without a master, the first replica answers for it where that is wanted: clients only ever send to number 0.
 fn with_acting_master(mut broker: BrokerData) -> BrokerData {
-    if broker.enable_acting_master && !broker.broker_addrs.contains_key(&0) {
-        if let Some((_, address)) = broker.broker_addrs.pop_first() {
-            broker.broker_addrs.insert(0, address);
-        }
+    if broker.enable_acting_master
+        && !broker.broker_addrs.contains_key(&0)
+        && let Some((_, address)) = broker.broker_addrs.pop_first()
+    {
+        broker.broker_addrs.insert(0, address);
     }
     broker
 }

@@ -7,11 +7,13 @@ mod broker;
 mod dialect;
 mod group;
 mod route;
+mod stats;
 
 pub use broker::*;
-pub use dialect::{BodyError, NESTING_MAX, from_json, to_json};
+pub use dialect::{BodyError, NESTING_MAX, from_json, to_fastjson, to_json};
 pub use group::*;
 pub use route::*;
+pub use stats::*;
 
 use serde::{Deserialize, Deserializer};
 

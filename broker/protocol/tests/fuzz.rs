@@ -179,18 +179,24 @@ fn nothing(_: &mut [u8]) {}
 
 #[test]
 fn frames_survive() {
-    fuzz("frame", &corpus("frame-"), |len| 16 * len + SLACK_BYTES, repair_frame, |input| {
-        let once = whole(input);
-        if !input.is_empty() {
-            // A half frame is waited for, or refused for the same reason as the whole.
-            let half = whole(&input[..input.len() / 2]);
-            assert!(half == Err(None) || half == once, "{half:?}");
-        }
-        let Ok(frame) = once else { return };
-        let mut out = BytesMut::new();
-        frame.encode(&mut out).unwrap();
-        assert_eq!(whole(&out), Ok(frame));
-    });
+    fuzz(
+        "frame",
+        &corpus("frame-"),
+        |len| 16 * len + SLACK_BYTES,
+        repair_frame,
+        |input| {
+            let once = whole(input);
+            if !input.is_empty() {
+                // A half frame is waited for, or refused for the same reason as the whole.
+                let half = whole(&input[..input.len() / 2]);
+                assert!(half == Err(None) || half == once, "{half:?}");
+            }
+            let Ok(frame) = once else { return };
+            let mut out = BytesMut::new();
+            frame.encode(&mut out).unwrap();
+            assert_eq!(whole(&out), Ok(frame));
+        },
+    );
 }
 
 fn survives<T: TypedHeader + PartialEq + std::fmt::Debug>(ext: &ExtFields) {
@@ -201,105 +207,147 @@ fn survives<T: TypedHeader + PartialEq + std::fmt::Debug>(ext: &ExtFields) {
 
 #[test]
 fn typed_headers_survive() {
-    fuzz("headers", &corpus("frame-"), |len| 64 * len + SLACK_BYTES, repair_frame, |input| {
-        let Ok(frame) = whole(input) else { return };
-        let ext = &frame.header.ext;
-        survives::<SendMessageRequest>(ext);
-        survives::<SendMessageResponse>(ext);
-        survives::<PullMessageRequest>(ext);
-        survives::<QueryConsumerOffsetRequest>(ext);
-        survives::<EndTransactionRequest>(ext);
-        survives::<RegisterBrokerRequest>(ext);
-        match SendMessageRequest::decode_v2(ext) {
-            Ok(send) => assert_eq!(SendMessageRequest::decode_v2(&send.encode_v2()), Ok(send)),
-            Err(HeaderError::Missing { field }) => assert!(ext.get(field).is_none()),
-            Err(HeaderError::Malformed { field, value }) => assert!(ext.get(field).unwrap().starts_with(&value)),
-        }
-    });
+    fuzz(
+        "headers",
+        &corpus("frame-"),
+        |len| 64 * len + SLACK_BYTES,
+        repair_frame,
+        |input| {
+            let Ok(frame) = whole(input) else { return };
+            let ext = &frame.header.ext;
+            survives::<SendMessageRequest>(ext);
+            survives::<SendMessageResponse>(ext);
+            survives::<PullMessageRequest>(ext);
+            survives::<QueryConsumerOffsetRequest>(ext);
+            survives::<EndTransactionRequest>(ext);
+            survives::<RegisterBrokerRequest>(ext);
+            match SendMessageRequest::decode_v2(ext) {
+                Ok(send) => assert_eq!(SendMessageRequest::decode_v2(&send.encode_v2()), Ok(send)),
+                Err(HeaderError::Missing { field }) => assert!(ext.get(field).is_none()),
+                Err(HeaderError::Malformed { field, value }) => assert!(ext.get(field).unwrap().starts_with(&value)),
+            }
+        },
+    );
 }
 
 #[test]
 fn bodies_survive() {
-    fuzz("body", &json_corpus(), |len| 160 * len + SLACK_BYTES, nothing, |input| {
-        if let Ok(value) = from_json::<serde_json::Value>(input) {
-            from_json::<serde_json::Value>(&to_json(&value)).unwrap();
-        }
-        if let Ok(heartbeat) = from_json::<body::HeartbeatData>(input) {
-            assert_eq!(from_json::<body::HeartbeatData>(&to_json(&heartbeat)).unwrap(), heartbeat);
-        }
-        if let Ok(stats) = from_json::<body::ConsumeStats>(input) {
-            assert_eq!(from_json::<body::ConsumeStats>(&body::to_fastjson(&stats)).unwrap().offset_table, stats.offset_table);
-        }
-        let _ = from_json::<body::LockBatchRequestBody>(input);
-        let _ = from_json::<body::ClusterInfo>(input);
-        if let Ok(route) = from_json::<body::TopicRouteData>(input) {
-            assert_eq!(from_json::<body::TopicRouteData>(&to_json(&route)).unwrap(), route);
-        }
-    });
+    fuzz(
+        "body",
+        &json_corpus(),
+        |len| 160 * len + SLACK_BYTES,
+        nothing,
+        |input| {
+            if let Ok(value) = from_json::<serde_json::Value>(input) {
+                from_json::<serde_json::Value>(&to_json(&value)).unwrap();
+            }
+            if let Ok(heartbeat) = from_json::<body::HeartbeatData>(input) {
+                assert_eq!(from_json::<body::HeartbeatData>(&to_json(&heartbeat)).unwrap(), heartbeat);
+            }
+            if let Ok(stats) = from_json::<body::ConsumeStats>(input) {
+                assert_eq!(from_json::<body::ConsumeStats>(&body::to_fastjson(&stats)).unwrap().offset_table, stats.offset_table);
+            }
+            let _ = from_json::<body::LockBatchRequestBody>(input);
+            let _ = from_json::<body::ClusterInfo>(input);
+            if let Ok(route) = from_json::<body::TopicRouteData>(input) {
+                assert_eq!(from_json::<body::TopicRouteData>(&to_json(&route)).unwrap(), route);
+            }
+        },
+    );
 }
 
 #[test]
 fn registrations_survive() {
     let bodies: Vec<Vec<u8>> = corpus("frame-register").iter().map(|frame| whole(frame).unwrap().body.to_vec()).collect();
     // Deflate's best is 1032 to 1.
-    fuzz("registration", &bodies, |len| 4 * 1032 * len + SLACK_BYTES, nothing, |input| {
-        for compressed in [false, true] {
-            if let Ok(body) = body::RegisterBrokerBody::decode(input, compressed) {
-                assert_eq!(body::RegisterBrokerBody::decode(&body.encode(), false).unwrap(), body);
+    fuzz(
+        "registration",
+        &bodies,
+        |len| 4 * 1032 * len + SLACK_BYTES,
+        nothing,
+        |input| {
+            for compressed in [false, true] {
+                if let Ok(body) = body::RegisterBrokerBody::decode(input, compressed) {
+                    assert_eq!(body::RegisterBrokerBody::decode(&body.encode(), false).unwrap(), body);
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 #[test]
 fn batches_survive() {
-    fuzz("batch", &corpus("batch"), |len| 8 * len + SLACK_BYTES, repair_total, |input| {
-        let mut out = Vec::new();
-        let mut read = 0;
-        for message in batch::decode(input, 100) {
-            let Ok(message) = message else { return };
-            let start = out.len();
-            batch::encode(&message, &mut out).unwrap();
-            assert_eq!(batch::decode(&out[start..], 1).next(), Some(Ok(message)));
-            read += 1;
-        }
-        assert_eq!((out.len(), batch::decode(&out, 100).count()), (input.len(), read));
-    });
+    fuzz(
+        "batch",
+        &corpus("batch"),
+        |len| 8 * len + SLACK_BYTES,
+        repair_total,
+        |input| {
+            let mut out = Vec::new();
+            let mut read = 0;
+            for message in batch::decode(input, 100) {
+                let Ok(message) = message else { return };
+                let start = out.len();
+                batch::encode(&message, &mut out).unwrap();
+                assert_eq!(batch::decode(&out[start..], 1).next(), Some(Ok(message)));
+                read += 1;
+            }
+            assert_eq!((out.len(), batch::decode(&out, 100).count()), (input.len(), read));
+        },
+    );
 }
 
 #[test]
 fn records_survive_without_allocating() {
-    fuzz("record", &corpus("record-"), |_| 0, repair_total, |input| {
-        let _ = RecordView::checked(input);
-        let Ok(view) = RecordView::parse(input) else { return };
-        assert!(view.bytes().len() <= input.len());
-        assert!(view.body().len() + view.topic().len() + view.properties().len() < input.len());
-        let _ = (view.body_crc(), view.queue_id(), view.flag(), view.queue_offset(), view.log_offset(), view.sys_flag(), view.born_timestamp());
-        let _ = (view.born_host(), view.store_timestamp(), view.store_host(), view.reconsume_times(), view.prepared_transaction_offset());
-        let _ = (view.user_properties(), properties::get(view.properties(), properties::TAGS));
-    });
+    fuzz(
+        "record",
+        &corpus("record-"),
+        |_| 0,
+        repair_total,
+        |input| {
+            let _ = RecordView::checked(input);
+            let Ok(view) = RecordView::parse(input) else { return };
+            assert!(view.bytes().len() <= input.len());
+            assert!(view.body().len() + view.topic().len() + view.properties().len() < input.len());
+            let _ = (view.body_crc(), view.queue_id(), view.flag(), view.queue_offset(), view.log_offset(), view.sys_flag(), view.born_timestamp());
+            let _ = (view.born_host(), view.store_timestamp(), view.store_host(), view.reconsume_times(), view.prepared_transaction_offset());
+            let _ = (view.user_properties(), properties::get(view.properties(), properties::TAGS));
+        },
+    );
 }
 
 #[test]
 fn compressed_bodies_survive() {
     const CAP: usize = 256 * 1024;
     // Zstandard's window is allocated at once, in a ring of up to twice its size; its tables and LZ4's blocks come on top.
-    fuzz("compressed", &corpus("compressed-"), |_| 3 * CAP + (32 << 20), nothing, |input| {
-        for compression in [Compression::Zlib, Compression::Lz4, Compression::Zstd] {
-            if let Ok(body) = inflate(input, compression, CAP) {
-                assert!(body.len() <= CAP);
+    fuzz(
+        "compressed",
+        &corpus("compressed-"),
+        |_| 3 * CAP + (32 << 20),
+        nothing,
+        |input| {
+            for compression in [Compression::Zlib, Compression::Lz4, Compression::Zstd] {
+                if let Ok(body) = inflate(input, compression, CAP) {
+                    assert!(body.len() <= CAP);
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 #[test]
 fn message_ids_survive() {
     let ids: Vec<Vec<u8>> = corpus("message-ids")[0].split(|b| *b == b'\n').map(<[u8]>::to_vec).collect();
-    fuzz("message id", &ids, |len| 8 * len + SLACK_BYTES, nothing, |input| {
-        let Ok(text) = std::str::from_utf8(input) else { return };
-        if let Ok(id) = OffsetMessageId::decode(text) {
-            assert_eq!(id.encode(), text.to_uppercase());
-        }
-    });
+    fuzz(
+        "message id",
+        &ids,
+        |len| 8 * len + SLACK_BYTES,
+        nothing,
+        |input| {
+            let Ok(text) = std::str::from_utf8(input) else { return };
+            if let Ok(id) = OffsetMessageId::decode(text) {
+                assert_eq!(id.encode(), text.to_uppercase());
+            }
+        },
+    );
 }

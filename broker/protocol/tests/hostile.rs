@@ -3,7 +3,9 @@
 
 use bytes::{BufMut, BytesMut};
 use proptest::prelude::*;
-use sluice_protocol::{EncodeError, ExtFields, Frame, FrameError, FrameLimits, Header, RequestCode, ResponseCode, Serialization, Step, encode_frame, next_frame};
+use sluice_protocol::{
+    EncodeError, ExtFields, Frame, FrameError, FrameLimits, Header, RequestCode, ResponseCode, Serialization, Step, encode_frame, next_frame,
+};
 
 fn raw(total: i32, prefix: u32, rest: &[u8]) -> BytesMut {
     let mut bytes = BytesMut::new();

@@ -16,8 +16,9 @@ mod stats;
 mod tests;
 
 pub use naming::NamingProcessor;
-pub use push::Pusher;
+pub use push::Pushes;
 pub use routes::LocalBroker;
+pub(crate) use routes::topic_to_wire;
 
 use crate::{
     net::{Connection, Permit, Service},

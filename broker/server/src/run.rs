@@ -11,17 +11,17 @@ pub use error::RunError;
 use crate::{
     config::Config,
     http::{self, Readiness},
-    net::{Listener, Net, NetLimits, Service},
+    net::{Listener, Net, NetLimits},
+    processor::{BrokerProcessor, NamingProcessor, Processor},
     telemetry::{Telemetry, net_samples},
 };
 use broker::Broker;
-use listeners::{Port, Ports};
-use sluice_naming::Naming;
+use listeners::Ports;
+use sluice_naming::RouteTable;
 use sluice_protocol::FrameLimits;
 use std::{
     fmt::Write as _,
     io::{self, Write as _},
-    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -31,6 +31,10 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 const FRAME_OVERHEAD_BYTES: usize = 1024 * 1024;
 /// Descriptors besides connections: segments, indexes, listeners.
 const OTHER_FILES: u64 = 1024;
+/// How often silent brokers are looked for.
+const EXPIRE_EVERY: Duration = Duration::from_secs(5);
+/// Longest wait for what is in work at a stop.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// How long threads that hang may hold the process after everything is closed.
 const RUNTIME_END: Duration = Duration::from_secs(1);
 
@@ -78,9 +82,8 @@ async fn serve(config: &Config, started: Instant) -> Result<(), RunError> {
 /// Everything that runs.
 struct Running {
     net: Arc<Net>,
-    broker: Option<Broker>,
+    broker: Option<Arc<Broker>>,
     readiness: Arc<Readiness>,
-    advertised: Option<SocketAddr>,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -90,7 +93,125 @@ impl Running {
         let telemetry = Arc::new(Telemetry::new()?);
         let net = Net::new(net_limits(config));
         let (stop, stopping) = watch::channel(false);
-        let naming = config.roles.naming.then(|| Naming::new());
-        todo!()
+        let counted = Arc::clone(&net);
+        telemetry.collect(move |samples| net_samples(&counted, samples))?;
+        let table = config.roles.naming.then(|| Arc::new(RouteTable::new(Arc::new(sluice_env::real::RealClock::new()))));
+        let broker = open_broker(config, &net).await?;
+        if let Some(broker) = &broker {
+            broker.publish(table.as_ref()).map_err(RunError::Route)?;
+            broker.measure(&telemetry)?;
+        }
+        let readiness = Arc::new(Readiness::new(checks(broker.as_ref())));
+        let processor = Processor::new(
+            broker.as_ref().map(|broker| BrokerProcessor::new(Arc::clone(&broker.delivery), broker.local())),
+            table.as_ref().map(|table| NamingProcessor::new(Arc::clone(table), broker.as_ref().map(|broker| Arc::clone(&broker.store)))),
+            Arc::clone(&telemetry.requests),
+        );
+        for port in [ports.naming, ports.broker, ports.vip].into_iter().flatten() {
+            Listener::bind(port.address, &net, processor.clone()).await.map_err(|source| port.refused(source))?;
+        }
+        let mut tasks = Vec::new();
+        if let Some(port) = ports.http {
+            let listener = TcpListener::bind(port.address).await.map_err(|source| port.refused(source))?;
+            tasks.push(tokio::spawn(serve_http(listener, telemetry, Arc::clone(&readiness), stopping.clone())));
+        }
+        if let Some(table) = table {
+            tasks.push(tokio::spawn(expire_routes(table, stopping.clone())));
+        }
+        if let Some(broker) = &broker {
+            tasks.extend(broker.register(&config.naming_addresses, &stopping));
+        }
+        readiness.started();
+        Ok(Self { net, broker, readiness, stop, tasks })
+    }
+
+    /// One line that tells where what is served, and how long the start took.
+    fn announce(&self, ports: &Ports, started: Instant) {
+        let mut line = String::from("sluice is ready:");
+        for (name, port) in [("name server", ports.naming), ("broker", ports.broker), ("http", ports.http)] {
+            if let Some(port) = port {
+                // Writing to a String cannot fail.
+                let _ = write!(line, " {name} {},", port.address);
+            }
+        }
+        if let Some(broker) = &self.broker {
+            let _ = write!(line, " clients are told {},", broker.advertised);
+        }
+        let _ = write!(line, " started in {} ms", started.elapsed().as_millis());
+        // A reader that has gone away is no reason to stop serving.
+        let _ = writeln!(io::stdout(), "{line}");
+    }
+
+    /// Nothing new, what is in work to its end, then everything to disk.
+    async fn stop(self, deadline: Duration) {
+        self.readiness.stopping();
+        self.stop.send_replace(true);
+        self.net.stop_reading();
+        // Delivery first: it answers held pulls, which would be in work until their deadlines. Then what is in work, and the log last.
+        close(self.broker.clone(), |broker| broker.delivery.close()).await;
+        self.net.stop(deadline.min(DRAIN_MAX)).await;
+        close(self.broker, |broker| broker.store.close()).await;
+        for task in self.tasks {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a task had failed");
+            }
+        }
+    }
+}
+
+async fn close(broker: Option<Arc<Broker>>, body: impl FnOnce(&Broker) + Send + 'static) {
+    let Some(broker) = broker else { return };
+    if let Err(error) = tokio::task::spawn_blocking(move || body(&broker)).await {
+        tracing::error!(%error, "closing the broker failed");
+    }
+}
+
+async fn open_broker(config: &Config, net: &Arc<Net>) -> Result<Option<Arc<Broker>>, RunError> {
+    if !config.roles.broker {
+        return Ok(None);
+    }
+    let (config, net, runtime) = (config.clone(), Arc::clone(net), tokio::runtime::Handle::current());
+    let opened = tokio::task::spawn_blocking(move || Broker::open(&config, &net, runtime)).await;
+    opened.unwrap_or_else(|error| Err(RunError::Runtime(io::Error::other(error)))).map(|broker| Some(Arc::new(broker)))
+}
+
+/// What speaks against traffic.
+fn checks(broker: Option<&Arc<Broker>>) -> Vec<Box<dyn Fn() -> Option<String> + Send + Sync>> {
+    let Some(broker) = broker.cloned() else { return Vec::new() };
+    vec![Box::new(move || broker.store.status().writable.err().map(|why| format!("the store takes no writes: {why}")))]
+}
+
+async fn serve_http(listener: TcpListener, telemetry: Arc<Telemetry>, readiness: Arc<Readiness>, mut stopping: watch::Receiver<bool>) {
+    let stop = async move {
+        let _ = stopping.wait_for(|stop| *stop).await;
+    };
+    if let Err(error) = http::serve(listener, telemetry, readiness, stop).await {
+        tracing::error!(%error, "the HTTP endpoint failed");
+    }
+}
+
+/// Forgets brokers that have been silent for too long.
+async fn expire_routes(table: Arc<RouteTable>, mut stopping: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(EXPIRE_EVERY) => {
+                for broker in table.expire() {
+                    tracing::warn!(broker, "a broker has been silent for too long: clients are no longer sent to it");
+                }
+            }
+            _ = stopping.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+fn net_limits(config: &Config) -> NetLimits {
+    let limits = &config.limits;
+    NetLimits {
+        frame: FrameLimits { frame_bytes_max: config.messages.bytes_max + FRAME_OVERHEAD_BYTES, ..FrameLimits::default() },
+        connections_max: limits.connections_max,
+        in_flight_bytes_max: limits.in_flight_bytes_max,
+        idle: limits.idle,
+        partial_frame: limits.partial_frame,
+        ..NetLimits::default()
     }
 }

@@ -11,6 +11,8 @@ use std::{
 
 const TICK: Duration = Duration::from_millis(100);
 const SPACE_EVERY: Duration = Duration::from_secs(1);
+/// How often the pages mapped by readers are given back.
+const RELEASE_EVERY: Duration = Duration::from_secs(2);
 const RETENTION_EVERY: Duration = Duration::from_secs(10);
 /// Queue entries kept in memory before they go to the index files.
 const ENTRIES_IN_MEMORY_MAX: usize = 512 << 10;
@@ -85,6 +87,7 @@ impl Maintenance {
 
 struct Timers {
     space: Monotonic,
+    release: Monotonic,
     retention: Monotonic,
     checkpoint: Monotonic,
 }
@@ -92,7 +95,7 @@ struct Timers {
 impl Shared {
     pub(crate) fn maintenance_thread(&self) {
         let now = self.env.clock.monotonic();
-        let mut timers = Timers { space: now, retention: now, checkpoint: now };
+        let mut timers = Timers { space: now, release: now, retention: now, checkpoint: now };
         while self.maintenance.wait() {
             self.maintain(&mut timers);
         }
@@ -113,6 +116,10 @@ impl Shared {
         if now.since(timers.space) >= SPACE_EVERY {
             timers.space = now;
             self.watch_space();
+        }
+        if now.since(timers.release) >= RELEASE_EVERY {
+            timers.release = now;
+            self.log.segments().iter().for_each(|s| s.release_pages());
         }
         if !self.maintenance.is_prepared() && self.disk_full.lock().is_none() {
             self.prepare_segment();

@@ -5,12 +5,39 @@
 //! look only below the published tail (`Watermarks::appended`, stored with release by the writer after its write returned, loaded with acquire by readers).
 
 use bytes::Bytes;
-use std::{fs::File, io};
+use memmap2::{Mmap, MmapOptions, UncheckedAdvice};
+use std::{fs::File, io, sync::Arc};
 
-/// Maps a whole file for reading. Slices of the result keep the map alive.
-#[allow(unsafe_code)]
-pub(crate) fn map(file: &File) -> io::Result<Bytes> {
-    // SAFETY: the file belongs to this store, which holds the directory's lock; by the contract above, mapped bytes below the tail do not change.
-    let map = unsafe { memmap2::MmapOptions::new().map(file)? };
-    Ok(Bytes::from_owner(map))
+/// A whole file, mapped for reading.
+pub(crate) struct Map {
+    map: Arc<Mmap>,
+    /// The same bytes; slices of it keep the map alive.
+    pub(crate) bytes: Bytes,
+}
+
+struct Owner(Arc<Mmap>);
+
+impl AsRef<[u8]> for Owner {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Map {
+    /// Maps a whole file.
+    #[allow(unsafe_code)]
+    pub(crate) fn new(file: &File) -> io::Result<Self> {
+        // SAFETY: the file belongs to this store, which holds the directory's lock; by the contract above, mapped bytes below the tail do not change.
+        let map = Arc::new(unsafe { MmapOptions::new().map(file)? });
+        Ok(Self { bytes: Bytes::from_owner(Owner(map.clone())), map })
+    }
+
+    /// Gives the mapped pages back: they stay in the page cache, but no longer count as this process's memory. The next read maps them again.
+    #[allow(unsafe_code)]
+    pub(crate) fn release_pages(&self) {
+        // SAFETY: the map is shared and read-only, so dropping its pages loses nothing: the file's bytes are faulted in again on the next access.
+        if let Err(e) = unsafe { self.map.unchecked_advise(UncheckedAdvice::DontNeed) } {
+            tracing::debug!(error = %e, "mapped pages could not be given back");
+        }
+    }
 }

@@ -80,7 +80,9 @@ impl Store {
         }
         let ms = view.store_timestamp();
         match slices.run {
-            Some((start, len)) if segment.is_mapped() && start >= segment.base && start + len as u64 == entry.log_offset => slices.run = Some((start, len + bytes.len())),
+            Some((start, len)) if segment.is_mapped() && start >= segment.base && start + len as u64 == entry.log_offset => {
+                slices.run = Some((start, len + bytes.len()))
+            }
             _ => {
                 self.end_run(slices)?;
                 if segment.is_mapped() {

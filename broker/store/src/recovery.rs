@@ -22,7 +22,7 @@ const IDENTITY_MAGIC: &[u8; 8] = b"SLUICES1";
 /// Entries kept in memory during recovery before they are spilled.
 const ENTRIES_IN_MEMORY_MAX: usize = 1 << 20;
 /// Zeros written at the start of a segment that is made at once.
-const PREWRITTEN_BYTES: u64 = 16 << 20;
+const PREWRITTEN_BYTES: u64 = 4 << 20;
 
 /// Why a store directory was not opened. Nothing in it has been changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -141,6 +141,8 @@ struct Base {
     keys: KeyIndex,
     /// The log's begin may lie above 0 only with a checkpoint.
     known: bool,
+    /// Where queues go on whose records retention has removed; only after a rebuild.
+    next_offsets: Vec<(Topic, QueueId, QueueOffset)>,
 }
 
 impl Base {
@@ -169,6 +171,7 @@ impl Base {
                 queues,
                 keys,
                 known: true,
+                next_offsets: Vec::new(),
             }),
             (queues, keys) => {
                 let why = queues.err().map(|e| e.to_string()).or(keys.err().map(|e| e.to_string())).unwrap_or_default();
@@ -179,7 +182,9 @@ impl Base {
     }
 
     fn rebuild(disk: &Arc<dyn Disk>, checkpoint: Checkpoint, known: bool) -> Result<Self, OpenError> {
+        let next_offsets = if known { QueueIndex::next_offsets(&checkpoint.queues) } else { Ok(Vec::new()) };
         Ok(Self {
+            next_offsets: next_offsets.map_err(|e| OpenError::Damaged(format!("the checkpoint's queues can't be read: {e}")))?,
             min: checkpoint.min_offset,
             dispatched: checkpoint.min_offset,
             checkpointed: checkpoint.log_offset,
@@ -248,13 +253,18 @@ impl Scan<'_> {
                 break;
             }
         }
+        for (topic, id, next) in std::mem::take(&mut self.base.next_offsets) {
+            self.base.queues.start_at(&self.base.queues.queue(&topic, id), next);
+        }
         Ok(())
     }
 
     /// Dispatches the records of a segment; where it ends, or the first place without a record.
     fn scan_segment(&mut self, segment: &Segment, from: u64) -> Result<u64, OpenError> {
         let length = (segment.end() - from) as usize;
-        let bytes = segment.slice(from, length).map_err(|e| OpenError::Disk { what: format!("reading the segment {}", segment::name(segment.base)), error: e.to_string() })?;
+        let bytes = segment
+            .slice(from, length)
+            .map_err(|e| OpenError::Disk { what: format!("reading the segment {}", segment::name(segment.base)), error: e.to_string() })?;
         let mut at = 0;
         while length - at >= record::PREFIX_BYTES {
             match record::prefix(&bytes[at..]) {
@@ -327,7 +337,10 @@ impl Scan<'_> {
         let beyond = self.end + TURN_BYTES_MAX as u64 * 2;
         for segment in self.segments.iter().filter(|s| s.end() > beyond) {
             if let Some(offset) = find_record(segment, beyond.max(segment.base)) {
-                return Err(OpenError::Damaged(format!("no whole record at commit log offset {}, but one at {offset}, which was written after a sync", self.end)));
+                return Err(OpenError::Damaged(format!(
+                    "no whole record at commit log offset {}, but one at {offset}, which was written after a sync",
+                    self.end
+                )));
             }
         }
         Ok(())
@@ -379,7 +392,10 @@ fn find_record(segment: &Segment, from: u64) -> Option<u64> {
     [record::MAGIC_V1, record::MAGIC_V2]
         .into_iter()
         .filter_map(|magic| {
-            memmem::find_iter(&bytes, &magic.to_be_bytes()).filter_map(|at| at.checked_sub(4)).map(|at| from + at as u64).find(|at| whole(&bytes[(at - from) as usize..], *at).is_some())
+            memmem::find_iter(&bytes, &magic.to_be_bytes())
+                .filter_map(|at| at.checked_sub(4))
+                .map(|at| from + at as u64)
+                .find(|at| whole(&bytes[(at - from) as usize..], *at).is_some())
         })
         .min()
 }

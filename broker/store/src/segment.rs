@@ -1,6 +1,6 @@
 //! Segments: the fixed-size files that the commit log consists of, named by their first byte's commit log offset (20 digits, as upstream names them).
 
-use crate::{ReadError, mmap};
+use crate::{ReadError, mmap::Map};
 use bytes::Bytes;
 use sluice_env::{Disk, File, OpenMode};
 use sluice_types::CommitLogOffset;
@@ -31,7 +31,7 @@ pub(crate) struct Segment {
 }
 
 enum Data {
-    Mapped(Bytes),
+    Mapped(Map),
     /// A simulated disk has no maps: each read copies.
     File(Arc<dyn File>),
 }
@@ -39,7 +39,7 @@ enum Data {
 impl Segment {
     pub(crate) fn new(base: u64, bytes: u64, file: Arc<dyn File>) -> io::Result<Self> {
         let data = match file.os_file() {
-            Some(os) => Data::Mapped(mmap::map(os)?),
+            Some(os) => Data::Mapped(Map::new(os)?),
             None => Data::File(file),
         };
         Ok(Self { base, bytes, data })
@@ -58,12 +58,19 @@ impl Segment {
         }
         let from = (offset - self.base) as usize;
         match &self.data {
-            Data::Mapped(map) => Ok(map.slice(from..from + len)),
+            Data::Mapped(map) => Ok(map.bytes.slice(from..from + len)),
             Data::File(file) => {
                 let mut bytes = vec![0; len];
                 file.read_exact_at(&mut bytes, from as u64).map_err(|e| ReadError::Disk(at, e.to_string()))?;
                 Ok(bytes.into())
             }
+        }
+    }
+
+    /// Stops counting the pages that readers have touched as this process's memory.
+    pub(crate) fn release_pages(&self) {
+        if let Data::Mapped(map) = &self.data {
+            map.release_pages();
         }
     }
 
@@ -75,7 +82,7 @@ impl Segment {
     /// Whether no reader holds a slice of the map, so that the file may get other content.
     pub(crate) fn is_unread(&self) -> bool {
         match &self.data {
-            Data::Mapped(map) => map.is_unique(),
+            Data::Mapped(map) => map.bytes.is_unique(),
             Data::File(_) => true,
         }
     }

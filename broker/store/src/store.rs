@@ -151,13 +151,15 @@ impl Store {
     }
 
     fn start_threads(&self) -> Result<(), OpenError> {
-        let bodies: [(&str, fn(&Shared)); 2] = [("log-writer", Shared::writer_thread), ("log-keeper", Shared::maintenance_thread)];
-        for (name, body) in bodies {
-            let shared = self.shared.clone();
-            let thread = self.shared.env.spawn.thread(name, Box::new(move || body(&shared)));
-            let thread = thread.map_err(|e| OpenError::Disk { what: format!("starting the thread {name}"), error: e.to_string() })?;
-            self.threads.lock().push(thread);
-        }
+        self.start("log-writer", Shared::writer_thread)?;
+        self.start("log-keeper", Shared::maintenance_thread)
+    }
+
+    fn start(&self, name: &str, body: fn(&Shared)) -> Result<(), OpenError> {
+        let shared = self.shared.clone();
+        let thread = self.shared.env.spawn.thread(name, Box::new(move || body(&shared)));
+        let thread = thread.map_err(|e| OpenError::Disk { what: format!("starting the thread {name}"), error: e.to_string() })?;
+        self.threads.lock().push(thread);
         Ok(())
     }
 
@@ -349,7 +351,13 @@ impl Shared {
 
     /// Everything below the tail as a checkpoint. The writer stands still only while the state is copied.
     pub(crate) fn checkpoint(&self) -> std::io::Result<()> {
-        self.queues.spill()?;
+        // Most of it while the writer goes on, so that little is left for the moment it stands still.
+        for _ in 0..SPILLS_MAX {
+            self.queues.spill()?;
+            if self.queues.in_memory_entries() < ENTRIES_LEFT_MAX {
+                break;
+            }
+        }
         self.keys.flush_run().map_err(std::io::Error::other)?;
         let checkpoint = {
             let turn = self.writer.turn.lock();
@@ -358,7 +366,7 @@ impl Shared {
                 return Err(std::io::Error::other("the commit log is poisoned: no checkpoint of it is taken"));
             }
             self.queues.spill()?;
-            self.keys.flush_run().map_err(std::io::Error::other)?;
+            self.keys.flush_run_only().map_err(std::io::Error::other)?;
             let mut checkpoint = Checkpoint {
                 min_offset: self.log.marks.min().0,
                 log_offset: turn.tail.offset,
@@ -385,6 +393,9 @@ impl Shared {
     }
 }
 
+/// Spills before a checkpoint, and the entries that are few enough to be written while the writer waits.
+const SPILLS_MAX: usize = 4;
+const ENTRIES_LEFT_MAX: usize = 4096;
 /// How long the writer thread sleeps when nothing is unflushed and nobody wakes it.
 const IDLE_PAUSE: Duration = Duration::from_millis(500);
 /// Dirty log bytes beyond which the writer syncs before the interval is over, so that a sync never has much to do.

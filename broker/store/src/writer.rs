@@ -37,6 +37,11 @@ pub(crate) struct Job {
     since: Monotonic,
 }
 
+/// Queues with new entries, each with the end it shall have for consumers.
+type Touched = Vec<(QueueRef, QueueOffset)>;
+/// Jobs that need no more than the append, with their places.
+type Early = Vec<(Done, Vec<Placed>)>;
+
 /// An appended job that waits for the flushed watermark.
 struct Waiter {
     end: u64,
@@ -56,7 +61,7 @@ struct Inbox {
 pub(crate) struct Turn {
     pub(crate) tail: Tail,
     staging: Vec<u8>,
-    touched: Vec<(QueueRef, QueueOffset)>,
+    touched: Touched,
     pub(crate) newest_ms: i64,
 }
 
@@ -67,7 +72,7 @@ pub(crate) struct Writer {
     pub(crate) turn: Mutex<Turn>,
     waiters: Mutex<VecDeque<Waiter>>,
     /// Records appended but not yet visible under sync flush: published when `flushed` passes `end`.
-    hidden: Mutex<VecDeque<(u64, Vec<(QueueRef, QueueOffset)>)>>,
+    hidden: Mutex<VecDeque<(u64, Touched)>>,
     pub(crate) poisoned: Mutex<Option<String>>,
     pub(crate) is_poisoned: AtomicBool,
     /// Last sync's time, ns, smoothed.
@@ -256,8 +261,7 @@ impl Shared {
     }
 
     /// Appends all jobs. Comes back with those that wait for durability, and those that need no more than the append.
-    #[allow(clippy::type_complexity)]
-    fn append_jobs(&self, turn: &mut Turn, jobs: Vec<Job>) -> (Vec<Waiter>, Vec<(Done, Vec<Placed>)>) {
+    fn append_jobs(&self, turn: &mut Turn, jobs: Vec<Job>) -> (Vec<Waiter>, Early) {
         let mut placed: Vec<(Job, Vec<Placed>)> = Vec::with_capacity(jobs.len());
         turn.staging.clear();
         for mut job in jobs {
@@ -266,7 +270,8 @@ impl Shared {
                 continue;
             }
             let before = turn.tail.offset + turn.staging.len() as u64;
-            let reserve = if job.batch.only_metadata() || self.maintenance.is_prepared() { 0 } else { METADATA_RESERVE_BYTES.min(self.log.segment_bytes as usize / 8) };
+            let reserve =
+                if job.batch.only_metadata() || self.maintenance.is_prepared() { 0 } else { METADATA_RESERVE_BYTES.min(self.log.segment_bytes as usize / 8) };
             if !self.log.fits(&turn.tail, turn.staging.len() + job.batch.bytes(), reserve) {
                 self.write_staged(turn);
                 if let Err(why) = self.log.make_room(&mut turn.tail, job.batch.bytes(), reserve) {
@@ -293,8 +298,7 @@ impl Shared {
         self.split_by_wait(turn.tail.offset, placed)
     }
 
-    #[allow(clippy::type_complexity)]
-    fn split_by_wait(&self, end: u64, placed: Vec<(Job, Vec<Placed>)>) -> (Vec<Waiter>, Vec<(Done, Vec<Placed>)>) {
+    fn split_by_wait(&self, end: u64, placed: Vec<(Job, Vec<Placed>)>) -> (Vec<Waiter>, Early) {
         let (mut waiting, mut early) = (Vec::new(), Vec::new());
         for (job, placed) in placed {
             self.apply_meta(&job.batch);

@@ -4,7 +4,11 @@ use sluice_env::real;
 use sluice_protocol::record::{RecordFields, RecordView};
 use sluice_store::{Batch, FlushMode, ReadLimits, Store, StoreOptions, Wait};
 use sluice_types::{QueueId, QueueOffset, Topic};
-use std::sync::{Arc, atomic::{AtomicU64, Ordering}, mpsc};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+    mpsc,
+};
 
 fn open(directory: &std::path::Path, flush: FlushMode) -> Arc<Store> {
     let options = StoreOptions { segment_bytes: 4 << 20, flush, ..StoreOptions::default() };

@@ -104,7 +104,7 @@ fn maven(folder: &Path, peer: bool, goals: &[&str]) -> Result<()> {
     places::need_tool("java", "openjdk-17-jdk-headless")?;
     places::need_tool("mvn", "maven")?;
     let mut command = Command::new("mvn");
-    command.args(["-q", "-B", "-f"]).arg(project().join("pom.xml")).arg(format!("-Dsluice.build.dir={}", folder.display()));
+    command.args(["-q", "-B", "-Dstyle.color=never", "-f"]).arg(project().join("pom.xml")).arg(format!("-Dsluice.build.dir={}", folder.display()));
     if peer {
         command.arg("-Ppeer");
     }

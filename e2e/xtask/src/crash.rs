@@ -46,7 +46,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let folder = tempfile::Builder::new().prefix("sluice-crash-").tempdir().context("making a temporary directory")?;
     let mut delays = Delays(arguments.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
     println!("crash: {} kills, {} power cuts, seed {}", arguments.kills, arguments.power_cuts, arguments.seed);
-    let outcome = kills(arguments.kills, &binary, folder.path(), &mut delays).and_then(|()| power_cuts(arguments.power_cuts, &binary, folder.path(), &mut delays));
+    let outcome =
+        kills(arguments.kills, &binary, folder.path(), &mut delays).and_then(|()| power_cuts(arguments.power_cuts, &binary, folder.path(), &mut delays));
     if outcome.is_err() {
         eprintln!("logs and data are kept in {}", folder.keep().display());
     }

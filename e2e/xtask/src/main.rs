@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::disallowed_methods, reason = "a tool for developers lives outside of the product's seam: it uses the real clock, disk and processes")]
 
+mod bench;
 mod clients;
 mod crash;
 mod fuzz;
@@ -15,6 +16,7 @@ mod tidy;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use std::process::ExitCode;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Checks of this repository, from formatting to power cuts.")]
@@ -33,16 +35,29 @@ enum Task {
     Clients(clients::Arguments),
     /// Kills and power cuts under load: nothing acknowledged may be lost
     Crash(crash::Arguments),
+    /// Sluice and Apache RocketMQ in turn under the same load; writes docs/benchmark.md
+    Bench(bench::Arguments),
     /// The protocol's decoders under random input
     Fuzz(fuzz::Arguments),
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     match Cli::parse().task {
         Task::Test => test::run(),
         Task::Tidy => tidy::run(),
         Task::Clients(arguments) => clients::run(&arguments),
         Task::Crash(arguments) => crash::run(&arguments),
+        Task::Bench(arguments) => bench::run(&arguments),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
     }
 }

@@ -19,10 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sluice-naming", &["sluice-types", "sluice-env", "sluice-protocol"]),
     ("sluice-client", &["sluice-types", "sluice-env", "sluice-protocol"]),
     ("sluice-cli", &["sluice-types", "sluice-env", "sluice-protocol", "sluice-client"]),
-    (
-        "sluice",
-        &["sluice-types", "sluice-env", "sluice-protocol", "sluice-store", "sluice-delivery", "sluice-naming", "sluice-client", "sluice-cli"],
-    ),
+    ("sluice", &["sluice-types", "sluice-env", "sluice-protocol", "sluice-store", "sluice-delivery", "sluice-naming", "sluice-client", "sluice-cli"]),
     ("xtask", &["sluice-types", "sluice-protocol", "sluice-client"]),
 ];
 

@@ -8,7 +8,7 @@ use sluice_delivery::{
 };
 use sluice_env::sim::{self, SimClock, SimDisk};
 use sluice_protocol::{Language, record::RecordView};
-use sluice_store::{Store, StoreOptions};
+use sluice_store::{FlushMode, Store, StoreOptions};
 use sluice_types::{Group, Topic};
 use std::{
     net::SocketAddr,
@@ -62,8 +62,17 @@ impl Bench {
     }
 
     pub(crate) fn open(disk: SimDisk, clock: SimClock, change: impl FnOnce(&mut DeliveryOptions)) -> Self {
+        Self::open_with(disk, clock, StoreOptions { segment_bytes: 1 << 20, ..StoreOptions::default() }, change)
+    }
+
+    /// A broker that flushes before it answers.
+    pub(crate) fn open_sync(disk: SimDisk, clock: SimClock) -> Self {
+        Self::open_with(disk, clock, StoreOptions { segment_bytes: 1 << 20, flush: FlushMode::Sync, ..StoreOptions::default() }, |_| ())
+    }
+
+    fn open_with(disk: SimDisk, clock: SimClock, store: StoreOptions, change: impl FnOnce(&mut DeliveryOptions)) -> Self {
         let env = sim::env_over(7, &disk, &clock);
-        let store = Store::open(env.clone(), StoreOptions { segment_bytes: 1 << 20, ..StoreOptions::default() }).expect("opens");
+        let store = Store::open(env.clone(), store).expect("opens");
         let push = Arc::new(Pushes::default());
         let mut options = DeliveryOptions::new(host());
         change(&mut options);

@@ -85,3 +85,33 @@ fn giving_back_what_is_not_there_is_an_error() {
     bench.delivery.send_back(request, Box::new(move |result| sender.send(result).expect("waits")));
     assert!(receiver.recv_timeout(PATIENCE).expect("answered").is_err());
 }
+
+#[test]
+fn a_calendar_clock_put_back_neither_hurries_nor_loses_a_delay() {
+    let bench = Bench::new();
+    bench.send(SendRequest { properties: "DELAY\u{1}1\u{2}", ..message("orders", "x") }).expect("stored");
+    let there = || bench.delivery.bounds(&crate::bench::topic("orders"), 0).is_ok_and(|b| b.max.0 == 1);
+    std::thread::sleep(Duration::from_millis(600));
+    bench.clock.jump_wall(-3_600_000);
+    std::thread::sleep(Duration::from_millis(600));
+    assert!(!there(), "early");
+    bench.clock.advance(Duration::from_secs(1));
+    bench.until("the message", there);
+}
+
+#[test]
+fn many_delayed_messages_keep_their_order_and_come_once_each() {
+    let bench = Bench::new();
+    for i in 0..1_500 {
+        bench.send(SendRequest { properties: "DELAY\u{1}1\u{2}", ..message("orders", &i.to_string()) }).expect("stored");
+    }
+    bench.clock.advance(Duration::from_secs(1));
+    bench.until("all of them", || bench.delivery.bounds(&crate::bench::topic("orders"), 0).is_ok_and(|b| b.max.0 == 1_500));
+    let (mut bodies, mut next) = (Vec::new(), 0);
+    while next < 1_500 {
+        let found = bench.pull(PullRequest { max_messages: 1_000, ..pull_of("orders", next) }).expect("answered");
+        bodies.extend(crate::bench::messages(&found.slices).into_iter().map(|(body, _)| body));
+        next = found.next.to_wire();
+    }
+    assert_eq!(bodies, (0..1_500).map(|i: i32| i.to_string()).collect::<Vec<_>>());
+}

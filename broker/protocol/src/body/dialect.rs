@@ -42,6 +42,45 @@ pub fn to_json<T: Serialize>(body: &T) -> Vec<u8> {
     serde_json::to_vec(body).expect("a body can be written as JSON")
 }
 
+/// Writes a body whose maps are keyed by objects the way FastJSON does: such a key stands as the object itself. The official tools understand nothing else.
+pub fn to_fastjson<T: Serialize>(body: &T) -> Vec<u8> {
+    let plain = to_json(body);
+    let mut out = Vec::with_capacity(plain.len());
+    let mut at = 0;
+    while let Some(byte) = plain.get(at) {
+        let end = if *byte == b'"' { string_end(&plain, at) + 1 } else { at + 1 };
+        let piece = &plain[at..end.min(plain.len())];
+        let is_object_key = piece.starts_with(b"\"{") && plain.get(end) == Some(&b':');
+        match is_object_key.then(|| serde_json::from_slice::<String>(piece)) {
+            Some(Ok(object)) => out.extend_from_slice(object.as_bytes()),
+            _ => out.extend_from_slice(piece),
+        }
+        at = end;
+    }
+    out
+}
+
+/// For serde's `with`: a map whose keys are objects. It is written with the objects' text for keys, which [`to_fastjson`] then unwraps.
+pub(super) mod object_keys {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de, de::DeserializeOwned};
+    use std::collections::BTreeMap;
+
+    pub(in crate::body) fn serialize<K: Serialize, V: Serialize, S: Serializer>(map: &BTreeMap<K, V>, serializer: S) -> Result<S::Ok, S::Error> {
+        let text = |key: &K| String::from_utf8(super::to_json(key)).expect("JSON is UTF-8");
+        serializer.collect_map(map.iter().map(|(key, value)| (text(key), value)))
+    }
+
+    pub(in crate::body) fn deserialize<'de, K, V, D>(deserializer: D) -> Result<BTreeMap<K, V>, D::Error>
+    where
+        K: DeserializeOwned + Ord,
+        V: Deserialize<'de>,
+        D: Deserializer<'de>,
+    {
+        let map = Option::<BTreeMap<String, V>>::deserialize(deserializer)?.unwrap_or_default();
+        map.into_iter().map(|(key, value)| Ok((super::from_json(key.as_bytes()).map_err(de::Error::custom)?, value))).collect()
+    }
+}
+
 /// Refuses what nests too deep, before anything recurses into it.
 fn check_nesting(bytes: &[u8]) -> Result<(), BodyError> {
     let mut depth = 0usize;
@@ -147,7 +186,7 @@ fn quote(text: &[u8], out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::body::TopicRouteData;
+    use crate::body::{ConsumeStats, MessageQueue, TopicRouteData};
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
@@ -164,6 +203,14 @@ mod tests {
     fn object_keys_become_their_text() {
         let table: BTreeMap<String, BTreeMap<i64, i64>> = from_json(br#"{{"topic":"t","q":[{1:2}]}:{5:6},"x":{}}"#).expect("FastJSON");
         assert_eq!(table.keys().collect::<Vec<_>>(), [r#"x"#, r#"{"topic":"t","q":[{1:2}]}"#]);
+    }
+
+    #[test]
+    fn object_keys_are_written_as_objects() {
+        let text = r#"{"consumeTps":0.5,"offsetTable":{{"brokerName":"b\"{","queueId":3,"topic":"t"}:{"brokerOffset":9,"consumerOffset":4,"lastTimestamp":0,"pullOffset":0}}}"#;
+        let stats: ConsumeStats = from_json(text.as_bytes()).expect("FastJSON");
+        assert_eq!(stats.offset_table[&MessageQueue { broker_name: "b\"{".into(), queue_id: 3, topic: "t".into() }].broker_offset, 9);
+        assert_eq!(String::from_utf8(to_fastjson(&stats)).expect("UTF-8"), text);
     }
 
     #[test]

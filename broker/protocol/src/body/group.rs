@@ -79,6 +79,7 @@ bodies! {
     }
 
     /// A queue of a broker.
+    #[derive(Hash, PartialOrd, Ord)]
     MessageQueue {
         /// Name of the broker's group.
         broker_name: String = "brokerName",
@@ -162,5 +163,21 @@ bodies! {
         offset_table: BTreeMap<String, BTreeMap<i32, i64>> = "offsetTable",
         /// Version of the table.
         data_version: super::DataVersion = "dataVersion",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::body::from_json;
+
+    #[test]
+    fn null_and_absent_are_empty_and_unknown_names_are_skipped() {
+        let text = r#"{"clientID":"c","producerDataSet":null,"isWithoutSub":true,"heartbeatFingerprint":null,"news":[{}],
+            "consumerDataSet":[{"groupName":"g","subscriptionDataSet":[{"topic":"t","subString":"*","tagsSet":null,"codeSet":[]}]}]}"#;
+        let heartbeat: HeartbeatData = from_json(text.as_bytes()).expect("valid");
+        assert!(heartbeat.producer_data_set.is_empty() && heartbeat.without_sub);
+        assert_eq!(heartbeat.consumer_data_set[0].subscription_data_set[0].sub_string, "*");
+        assert_eq!(from_json::<HeartbeatData>(b"{}").expect("valid"), HeartbeatData::default());
     }
 }

@@ -189,7 +189,8 @@ impl Drop for Ending {
 
 async fn serve(connection: Arc<Connection>, service: Arc<dyn Service>) {
     let ending = Ending { connection, service };
-    let mut reader = Reader { connection: &ending.connection, service: &*ending.service, buffer: BytesMut::new(), chunk: READ_BYTES_MIN, begun: None, growth: None };
+    let mut reader =
+        Reader { connection: &ending.connection, service: &*ending.service, buffer: BytesMut::new(), chunk: READ_BYTES_MIN, begun: None, growth: None };
     let reason = reader.run().await;
     drop(reader);
     if reason == CloseReason::Stopping {

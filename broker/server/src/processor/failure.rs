@@ -4,9 +4,7 @@
 //! code the application gets the failure at once. So what another broker may do better has one of those, and what is wrong everywhere has not.
 
 use bytes::Bytes;
-use sluice_delivery::{
-    FilterError, GroupError, OffsetError, PullError, QueryError, SendBackError, SendError, TopicError,
-};
+use sluice_delivery::{FilterError, GroupError, OffsetError, PullError, QueryError, SendBackError, SendError, TopicError};
 use sluice_protocol::{ExtFields, HeaderError, ResponseCode, TypedHeader, body, message_id::MessageIdError};
 use sluice_store::{AppendError, ReadError};
 use sluice_types::NameError;

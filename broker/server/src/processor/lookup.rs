@@ -18,7 +18,8 @@ impl BrokerProcessor {
         }
         let status = self.delivery.store().status();
         let fields = QueryMessageResponse {
-            index_last_update_timestamp: header.end_timestamp,
+            // The index takes a key in before its message is acknowledged: it is never behind.
+            index_last_update_timestamp: super::runtime::now_ms(),
             index_last_update_phyoffset: status.appended.to_wire(),
         };
         Ok(Answer { body: found, ..Answer::fields(&fields) })

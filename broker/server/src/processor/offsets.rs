@@ -34,7 +34,9 @@ impl BrokerProcessor {
             None => TimeBoundary::Lower,
             Some(name) if name.eq_ignore_ascii_case("LOWER") => TimeBoundary::Lower,
             Some(name) if name.eq_ignore_ascii_case("UPPER") => TimeBoundary::Upper,
-            Some(name) => return Err(Failure::invalid(format!("the boundary type {:?} is none; LOWER and UPPER are", name.chars().take(32).collect::<String>()))),
+            Some(name) => {
+                return Err(Failure::invalid(format!("the boundary type {:?} is none; LOWER and UPPER are", name.chars().take(32).collect::<String>())));
+            }
         };
         let offset = self.delivery.offset_by_time(&Topic::new(&header.topic)?, header.queue_id, header.timestamp, boundary)?;
         Ok(Answer::fields(&SearchOffsetResponse { offset: offset.to_wire() }))

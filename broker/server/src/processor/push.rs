@@ -7,19 +7,19 @@ use sluice_types::Group;
 use std::sync::Arc;
 
 /// Reaches clients over their own connections.
-pub struct Pusher {
+pub struct Pushes {
     net: Arc<Net>,
 }
 
-impl Pusher {
+impl Pushes {
     /// Over the connections of `net`.
     #[must_use]
-    pub fn new(net: Arc<Net>) -> Arc<Self> {
-        Arc::new(Self { net })
+    pub fn new(net: Arc<Net>) -> Self {
+        Self { net }
     }
 }
 
-impl ClientPush for Pusher {
+impl ClientPush for Pushes {
     fn notify_consumer_ids_changed(&self, group: &Group, connections: &[ConnectionId]) {
         let ext = NotifyConsumerIdsChangedRequest { consumer_group: group.as_str().into() }.encode();
         let mut header = Header::request(RequestCode::NotifyConsumerIdsChanged, 0, ext);

@@ -77,7 +77,11 @@ impl Drop for Reply {
         // Held requests of a connection that has ended are dropped, and rightly so.
         if !self.answered && !self.connection.is_closed() {
             tracing::error!(request = self.request, peer = %self.connection.peer(), "a request was dropped without an answer; this is a defect");
-            self.put(Answer { code: ResponseCode::SystemError, remark: Some("the broker has dropped the request; this is a defect, see its log".to_owned()), ..Answer::success() });
+            self.put(Answer {
+                code: ResponseCode::SystemError,
+                remark: Some("the broker has dropped the request; this is a defect, see its log".to_owned()),
+                ..Answer::success()
+            });
         }
     }
 }

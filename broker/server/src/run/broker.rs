@@ -1,25 +1,29 @@
-//! Opening and closing the broker's part: store, delivery, the topics' way to name servers.
+//! Opening and closing the broker's part: store, delivery, the identity under which clients find it.
 
-use super::{RunError, registration, registration::Registrar};
+use super::{RunError, registration::Registration};
 use crate::{
-    config::{Config, FlushKind},
+    config::{BrokerIdentity, Config, FlushKind},
     net::Net,
-    processor::Pushes,
+    processor::{LocalBroker, Pushes},
+    telemetry::{Samples, Telemetry, delivery_samples, store_samples},
 };
-use sluice_delivery::{Delivery, DeliveryOptions, TopicChange, TopicConfig};
-use sluice_naming::{BrokerId, Lifetime, Registration, RouteTable};
-use sluice_protocol::body::DataVersion;
+use sluice_delivery::{Delivery, DeliveryOptions};
+use sluice_naming::RouteTable;
 use sluice_store::{FlushMode, Store, StoreOptions};
 use std::{net::SocketAddr, sync::Arc};
-use tokio::sync::Notify;
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+};
 
 /// The broker's part of a process.
 pub(super) struct Broker {
     pub(super) store: Arc<Store>,
     pub(super) delivery: Arc<Delivery>,
     pub(super) advertised: SocketAddr,
+    identity: BrokerIdentity,
     /// Told of every change of a topic, for name servers elsewhere.
-    pub(super) topics_changed: Arc<Notify>,
+    topics_changed: Arc<Notify>,
 }
 
 impl Broker {
@@ -29,9 +33,78 @@ impl Broker {
         let env = sluice_env::real::env(dir).map_err(|source| RunError::DataDir { dir: dir.clone(), source })?;
         let store = Store::open(env.clone(), store_options(config)).map_err(|source| RunError::Store { dir: dir.clone(), source })?;
         let advertised = SocketAddr::new(config.listen.advertised(), config.listen.broker_port);
-        let spawn = Arc::new(move |work: Box<dyn FnOnce() + Send>| drop(runtime.spawn_blocking(work)));
-        let delivery = Delivery::open(env, Arc::clone(&store), delivery_options(config, advertised), Arc::new(Pushes::new(Arc::clone(net))), spawn)
+        let spawn = Arc::new(move |work: Box<dyn FnOnce() + Send>| drop(runtime.spawn(async move { work() })));
+        let delivery = Delivery::open(Arc::clone(&store), env, delivery_options(config, advertised), Arc::new(Pushes::new(Arc::clone(net))), spawn)
             .map_err(|source| RunError::Delivery { dir: dir.clone(), source })?;
-        Ok(Self { store, delivery, advertised, topics_changed: Arc::default() })
+        Ok(Self { store, delivery, advertised, identity: config.broker.clone(), topics_changed: Arc::default() })
+    }
+
+    /// Who clients are told that this is.
+    pub(super) fn local(&self) -> LocalBroker {
+        LocalBroker {
+            cluster: self.identity.cluster.clone(),
+            name: self.identity.name.clone(),
+            id: i64::try_from(self.identity.id).unwrap_or(i64::MAX),
+            address: self.advertised.to_string(),
+        }
+    }
+
+    /// Makes the topics known: at once in this process's own name server, and through registration elsewhere.
+    pub(super) fn publish(&self, table: Option<&Arc<RouteTable>>) -> Result<(), sluice_naming::RouteError> {
+        let local = self.local();
+        let here = table.map(|table| local.listener(Arc::clone(table)));
+        let elsewhere = Arc::clone(&self.topics_changed);
+        self.delivery.topics().set_listener(Arc::new(move |change, version| {
+            if let Some(here) = &here {
+                here(change, version);
+            }
+            elsewhere.notify_waiters();
+        }));
+        table.map_or(Ok(()), |table| local.register(table, &self.delivery))
+    }
+
+    /// One task for each name server elsewhere.
+    pub(super) fn register(&self, addresses: &[String], stop: &watch::Receiver<bool>) -> Vec<JoinHandle<()>> {
+        let one = |address: &String| {
+            let registration =
+                Registration::new(self.identity.clone(), self.advertised, Arc::clone(&self.delivery), Arc::clone(&self.topics_changed));
+            tokio::spawn(registration.run(address.clone(), stop.clone()))
+        };
+        addresses.iter().map(one).collect()
+    }
+
+    /// Lets every scrape see the store and delivery.
+    pub(super) fn measure(&self, telemetry: &Telemetry) -> Result<(), prometheus::Error> {
+        let store = Arc::clone(&self.store);
+        telemetry.collect(move |samples: &mut Samples| store_samples(&store.status(), samples))?;
+        let delivery = Arc::clone(&self.delivery);
+        telemetry.collect(move |samples: &mut Samples| delivery_samples(&delivery, samples))
+    }
+}
+
+fn store_options(config: &Config) -> StoreOptions {
+    let storage = &config.storage;
+    StoreOptions {
+        segment_bytes: storage.segment_bytes,
+        flush: match storage.flush {
+            FlushKind::Sync => FlushMode::Sync,
+            FlushKind::Async => FlushMode::Async { interval: storage.flush_interval },
+        },
+        flush_deadline: storage.flush_deadline,
+        retention_age: storage.retention_age,
+        retention_bytes: storage.retention_bytes,
+        append_queue_bytes_max: usize::try_from(storage.append_queue_bytes).unwrap_or(usize::MAX),
+        disk_used_ratio_max: storage.disk_used_ratio_max,
+        ..StoreOptions::default()
+    }
+}
+
+fn delivery_options(config: &Config, advertised: SocketAddr) -> DeliveryOptions {
+    DeliveryOptions {
+        auto_create_topics: config.topics.auto_create,
+        default_topic_queues: config.topics.queue_count,
+        message_bytes_max: config.messages.bytes_max,
+        held_pulls_max: config.limits.held_pulls_max,
+        ..DeliveryOptions::new(advertised)
     }
 }

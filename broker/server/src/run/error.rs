@@ -42,6 +42,9 @@ pub enum RunError {
         /// What delivery said.
         source: sluice_delivery::OpenError,
     },
+    /// The broker's own topics do not fit into the name server's table.
+    #[error("the broker cannot be entered at its own name server: {0}")]
+    Route(#[source] sluice_naming::RouteError),
     /// Two metrics of one name: a defect.
     #[error("the metrics cannot be set up: {0}; this is a defect of sluice, please report it")]
     Metrics(#[from] prometheus::Error),

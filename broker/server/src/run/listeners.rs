@@ -11,6 +11,12 @@ pub(super) struct Port {
     pub(super) key: &'static str,
 }
 
+impl Port {
+    pub(super) fn refused(&self, source: std::io::Error) -> RunError {
+        RunError::Listen { address: self.address, key: self.key, source }
+    }
+}
+
 /// Every socket.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ports {
@@ -35,7 +41,7 @@ impl Ports {
     /// Opens and closes each once.
     pub(super) fn try_all(&self) -> Result<(), RunError> {
         for port in [self.naming, self.broker, self.vip, self.http].into_iter().flatten() {
-            TcpListener::bind(port.address).map_err(|source| RunError::Listen { address: port.address, key: port.key, source })?;
+            TcpListener::bind(port.address).map_err(|source| port.refused(source))?;
         }
         Ok(())
     }

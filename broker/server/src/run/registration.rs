@@ -1,10 +1,10 @@
 //! How a broker makes itself known to name servers in other processes: all of its topics by request 103, every 30 seconds and as soon as one changes, and by
 //! request 104 that it goes.
 
-use crate::config::BrokerIdentity;
+use crate::{config::BrokerIdentity, processor::topic_to_wire};
 use bytes::Bytes;
 use sluice_client::{ClientError, ClientOptions, Connection, Request};
-use sluice_delivery::{TopicConfig, Topics};
+use sluice_delivery::Delivery;
 use sluice_protocol::{
     RequestCode, ResponseCode, TypedHeader, WireStr,
     body::{self, RegisterBrokerBody, TopicConfigSerializeWrapper},
@@ -29,27 +29,13 @@ const RETRY_PAUSE: Duration = Duration::from_secs(3);
 pub(super) struct Registration {
     identity: BrokerIdentity,
     advertised: SocketAddr,
-    topics: Arc<Topics>,
+    delivery: Arc<Delivery>,
     changed: Arc<Notify>,
 }
 
-/// The settings in the form name servers read.
-pub(super) fn topic_to_wire(topic: &TopicConfig) -> body::TopicConfig {
-    body::TopicConfig {
-        attributes: topic.attributes.clone(),
-        order: topic.order,
-        perm: topic.perm as i32,
-        read_queue_nums: topic.read_queues as i32,
-        topic_name: topic.name.to_string(),
-        topic_sys_flag: topic.sys_flag,
-        write_queue_nums: topic.write_queues as i32,
-        ..body::TopicConfig::default()
-    }
-}
-
 impl Registration {
-    pub(super) fn new(identity: BrokerIdentity, advertised: SocketAddr, topics: Arc<Topics>, changed: Arc<Notify>) -> Self {
-        Self { identity, advertised, topics, changed }
+    pub(super) fn new(identity: BrokerIdentity, advertised: SocketAddr, delivery: Arc<Delivery>, changed: Arc<Notify>) -> Self {
+        Self { identity, advertised, delivery, changed }
     }
 
     /// Runs until `stop` turns true, then unregisters.
@@ -78,7 +64,7 @@ impl Registration {
             tokio::select! {
                 () = sleep(pause) => {}
                 () = changed => sleep(SETTLE).await,
-                _ = stop.wait_for(|stop| *stop) => break,
+                () = stopped(&mut stop) => break,
             }
         }
         if let Some(connection) = connection {
@@ -105,8 +91,8 @@ impl Registration {
     }
 
     fn body(&self) -> RegisterBrokerBody {
-        let version = self.topics.version();
-        let table = self.topics.list().iter().map(|topic| (topic.name.to_string(), topic_to_wire(topic))).collect();
+        let version = self.delivery.topics().version();
+        let table = self.delivery.topics().list().iter().map(|topic| (topic.name.to_string(), topic_to_wire(topic))).collect();
         let data_version =
             body::DataVersion { counter: version.counter, state_version: version.state_version, timestamp: version.timestamp };
         RegisterBrokerBody {
@@ -139,6 +125,11 @@ impl Registration {
             broker_id: self.identity.id as i64,
         }
     }
+}
+
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // The sender gone is a stop too.
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 /// Why a registration did not take.

@@ -2,6 +2,7 @@
 
 use super::Samples;
 use crate::net::{CloseReason, Net};
+use sluice_delivery::Delivery;
 use sluice_store::StoreStatus;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -26,6 +27,21 @@ pub fn store_samples(status: &StoreStatus, samples: &mut Samples) {
     counter("sluice_store_flushes_total", "Flushes to stable storage.", status.syncs as f64);
     counter("sluice_store_flush_seconds_total", "Time spent in flushes.", status.sync_seconds_sum);
     counter("sluice_store_writer_turns_total", "Turns of the log's writer; records per turn is the batching.", status.turns as f64);
+}
+
+/// Delivery's numbers: what came in and went out, and how far each group is behind.
+pub fn delivery_samples(delivery: &Delivery, samples: &mut Samples) {
+    for (name, value) in delivery.counters().read() {
+        samples.counter("sluice_delivery_events_total", "What delivery has done since the start, by event.", &[("event", name)], value as f64);
+    }
+    samples.gauge("sluice_held_pulls", "Pulls that wait for a message.", &[], delivery.held_pulls() as f64);
+    for behind in delivery.lag() {
+        let labels = [("group", behind.group.as_str()), ("topic", behind.topic.as_str())];
+        samples.gauge("sluice_group_lag_messages", "Messages between a group's committed offsets and the ends of the queues.", &labels, behind.lag as f64);
+        if let Some(age) = behind.oldest_age_ms {
+            samples.gauge("sluice_group_lag_seconds", "Age of the oldest message that a group has not consumed.", &labels, age as f64 / 1e3);
+        }
+    }
 }
 
 /// The connections' numbers.

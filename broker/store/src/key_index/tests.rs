@@ -1,13 +1,14 @@
 use super::*;
 use proptest::prelude::*;
-use sluice_env::{OpenMode, real::RealDisk};
+use sluice_env::{
+    OpenMode,
+    sim::{Fault, FaultKind, Op, SimDisk},
+};
 
 const ALWAYS: (i64, i64) = (i64::MIN, i64::MAX);
 
-fn disk() -> (tempfile::TempDir, Arc<dyn Disk>) {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let disk = Arc::new(RealDisk::create(dir.path()).expect("a disk"));
-    (dir, disk)
+fn disk() -> Arc<dyn Disk> {
+    Arc::new(SimDisk::new())
 }
 
 fn find(index: &KeyIndex, hash: u64, (begin, end): (i64, i64), max: usize) -> Vec<u64> {
@@ -31,7 +32,7 @@ fn topic_and_key_do_not_run_into_each_other() {
 
 #[test]
 fn a_key_is_found_newest_first_in_memory_and_on_disk() {
-    let (_dir, disk) = disk();
+    let disk = disk();
     let index = KeyIndex::new(disk).unwrap();
     (0..10).for_each(|log| index.push(log % 2, log, log as i64));
     index.flush_run().unwrap();
@@ -44,7 +45,7 @@ fn a_key_is_found_newest_first_in_memory_and_on_disk() {
 
 #[test]
 fn a_key_on_many_pages_is_found_whole() {
-    let (_dir, disk) = disk();
+    let disk = disk();
     let index = KeyIndex::new(disk).unwrap();
     for log in 0..3000 {
         index.push(if log % 3 == 0 { log } else { u64::MAX / 2 }, log, 0);
@@ -57,7 +58,7 @@ fn a_key_on_many_pages_is_found_whole() {
 
 #[test]
 fn sixty_four_flushes_leave_one_run_and_old_files_go_with_the_checkpoint() {
-    let (_dir, disk) = disk();
+    let disk = disk();
     let index = KeyIndex::new(disk.clone()).unwrap();
     for log in 0..64 * 500 {
         index.push(hash_key("t", &(log % 7000).to_string()), log, 1);
@@ -75,7 +76,7 @@ fn sixty_four_flushes_leave_one_run_and_old_files_go_with_the_checkpoint() {
 
 #[test]
 fn a_restored_index_has_its_runs_skips_what_they_cover_and_removes_orphans() {
-    let (_dir, disk) = disk();
+    let disk = disk();
     let index = KeyIndex::new(disk.clone()).unwrap();
     (0..100).for_each(|log| index.push(5, log, 1));
     index.flush_run().unwrap();
@@ -94,7 +95,7 @@ fn a_restored_index_has_its_runs_skips_what_they_cover_and_removes_orphans() {
 
 #[test]
 fn runs_below_the_log_go_and_merged_runs_forget_what_lies_below() {
-    let (_dir, disk) = disk();
+    let disk = disk();
     let index = KeyIndex::new(disk.clone()).unwrap();
     for first in 0..3 {
         (first * 100..(first + 1) * 100).for_each(|log| index.push(1, log, 1));
@@ -116,7 +117,7 @@ fn runs_below_the_log_go_and_merged_runs_forget_what_lies_below() {
 
 #[test]
 fn every_flipped_byte_of_a_run_is_found_out() {
-    let (_dir, disk) = disk();
+    let disk = disk();
     let index = KeyIndex::new(disk.clone()).unwrap();
     (0..400).for_each(|log| index.push(1, log, 1));
     index.flush_run().unwrap();
@@ -137,7 +138,7 @@ fn every_flipped_byte_of_a_run_is_found_out() {
 
 #[test]
 fn no_flipped_bit_of_a_snapshot_makes_a_restore_panic() {
-    let (_dir, disk) = disk();
+    let disk = disk();
     let index = KeyIndex::new(disk.clone()).unwrap();
     (0..400).for_each(|log| index.push(1, log, 1));
     index.flush_run().unwrap();
@@ -160,9 +161,10 @@ fn no_flipped_bit_of_a_snapshot_makes_a_restore_panic() {
 enum Step {
     Push { hash: u64, count: u64 },
     Flush,
+    FailingFlush { op: Op, after: u64 },
     Trim { permille: u64 },
     Checkpoint,
-    Crash,
+    Crash { seed: u64 },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -171,7 +173,8 @@ fn step() -> impl Strategy<Value = Step> {
         6 => Just(Step::Flush),
         1 => (0..1000_u64).prop_map(|permille| Step::Trim { permille }),
         2 => Just(Step::Checkpoint),
-        1 => Just(Step::Crash),
+        1 => (prop_oneof![Just(Op::Write), Just(Op::Open), Just(Op::Read)], 0..6_u64).prop_map(|(op, after)| Step::FailingFlush { op, after }),
+        1 => any::<u64>().prop_map(|seed| Step::Crash { seed }),
     ]
 }
 
@@ -180,8 +183,8 @@ proptest! {
 
     #[test]
     fn the_key_index_finds_what_a_list_finds(steps in proptest::collection::vec(step(), 1..80)) {
-        let (_dir, disk) = disk();
-        let mut index = KeyIndex::new(disk.clone()).unwrap();
+        let mut disk = SimDisk::new();
+        let mut index = KeyIndex::new(Arc::new(disk.clone())).unwrap();
         let mut model: Vec<(u64, u64)> = Vec::new();
         let (mut log, mut trimmed, mut durable) = (0, 0, None);
         for step in steps {
@@ -192,6 +195,12 @@ proptest! {
                     model.push((hash, log));
                 },
                 Step::Flush => index.flush_run().unwrap(),
+                Step::FailingFlush { op, after } => {
+                    disk.inject(Fault::once(op, FaultKind::Eio).after(after));
+                    // It may not come to that many calls.
+                    let _ = index.flush_run();
+                    disk.heal();
+                }
                 Step::Trim { permille } => {
                     trimmed = trimmed.max(log * permille / 1000);
                     index.trim(trimmed).unwrap();
@@ -201,10 +210,12 @@ proptest! {
                     durable = Some(snapshot(&index));
                     index.checkpoint_durable();
                 }
-                Step::Crash => {
+                Step::Crash { seed } => {
+                    disk = disk.crash(seed);
+                    let after = Arc::new(disk.clone());
                     index = match &durable {
-                        Some(bytes) => KeyIndex::restore(disk.clone(), bytes).unwrap(),
-                        None => KeyIndex::new(disk.clone()).unwrap(),
+                        Some(bytes) => KeyIndex::restore(after, bytes).unwrap(),
+                        None => KeyIndex::new(after).unwrap(),
                     };
                     model.iter().for_each(|(hash, log)| index.push(*hash, *log, *log as i64));
                 }

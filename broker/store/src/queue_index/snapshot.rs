@@ -152,7 +152,7 @@ struct Reader<'a>(&'a [u8]);
 
 impl Reader<'_> {
     fn take<const N: usize>(&mut self) -> Result<[u8; N], &'static str> {
-        let (head, rest) = self.0.split_first_chunk::<N>().ok_or_else(|| "the snapshot ends early")?;
+        let (head, rest) = self.0.split_first_chunk::<N>().ok_or("the snapshot ends early")?;
         self.0 = rest;
         Ok(*head)
     }
@@ -171,9 +171,9 @@ impl Reader<'_> {
 
     fn name(&mut self) -> Result<(Topic, QueueId), &'static str> {
         let [len] = self.take()?;
-        let (name, rest) = self.0.split_at_checked(len.into()).ok_or_else(|| "the snapshot ends within a topic's name")?;
+        let (name, rest) = self.0.split_at_checked(len.into()).ok_or("the snapshot ends within a topic's name")?;
         self.0 = rest;
-        let topic = std::str::from_utf8(name).ok().and_then(|name| Topic::new(name).ok()).ok_or_else(|| "a topic's name is illegal")?;
+        let topic = std::str::from_utf8(name).ok().and_then(|name| Topic::new(name).ok()).ok_or("a topic's name is illegal")?;
         Ok((topic, QueueId(self.u32()?)))
     }
 

@@ -1,12 +1,14 @@
 use super::*;
 use proptest::prelude::*;
-use sluice_env::{OpenMode, real::RealDisk};
+use sluice_env::{
+    OpenMode,
+    real::RealDisk,
+    sim::{Fault, FaultKind, Op, SimDisk},
+};
 use std::collections::BTreeMap;
 
-fn disk() -> (tempfile::TempDir, Arc<dyn Disk>) {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let disk = Arc::new(RealDisk::create(dir.path()).expect("a disk"));
-    (dir, disk)
+fn disk() -> Arc<dyn Disk> {
+    Arc::new(SimDisk::new())
 }
 
 fn topic(name: &str) -> Topic {
@@ -53,7 +55,7 @@ fn an_entry_keeps_all_its_bits_on_disk() {
 
 #[test]
 fn what_is_not_published_is_not_read_but_can_be_looked_at() {
-    let (_dir, disk) = disk();
+    let disk = disk();
     let index = QueueIndex::new(disk).unwrap();
     let queue = index.queue(&topic("t"), QueueId(0));
     push_many(&index, &queue, 0..10);
@@ -70,7 +72,7 @@ fn what_is_not_published_is_not_read_but_can_be_looked_at() {
 
 #[test]
 fn a_read_crosses_extents_frozen_entries_and_the_tail() {
-    let (_dir, disk) = disk();
+    let disk = disk();
     let index = QueueIndex::new(disk).unwrap();
     let queue = index.queue(&topic("t"), QueueId(0));
     for end in [20, 50, 400, 5000, 40_000] {
@@ -85,7 +87,7 @@ fn a_read_crosses_extents_frozen_entries_and_the_tail() {
 
 #[test]
 fn ten_thousand_topics_share_few_files_and_little_disk() {
-    let (_dir, disk) = disk();
+    let disk = disk();
     let index = QueueIndex::new(disk).unwrap();
     let mut log = 0;
     for number in 0..10_000 {
@@ -106,7 +108,7 @@ fn ten_thousand_topics_share_few_files_and_little_disk() {
 
 #[test]
 fn a_trimmed_extent_is_reused_only_after_the_next_durable_checkpoint() {
-    let (_dir, disk) = disk();
+    let disk = disk();
     let index = QueueIndex::new(disk.clone()).unwrap();
     let old = index.queue(&topic("old"), QueueId(0));
     push_many(&index, &old, 0..32);
@@ -132,7 +134,8 @@ fn a_trimmed_extent_is_reused_only_after_the_next_durable_checkpoint() {
 
 #[test]
 fn files_that_have_become_empty_are_removed_but_one() {
-    let (_dir, disk) = disk();
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Arc::new(RealDisk::create(dir.path()).unwrap());
     let index = QueueIndex::new(disk.clone()).unwrap();
     let queue = index.queue(&topic("t"), QueueId(0));
     let entries = u64::from(space::CHUNKS_PER_FILE) * 16_384 * 2;
@@ -152,7 +155,7 @@ fn files_that_have_become_empty_are_removed_but_one() {
 
 #[test]
 fn a_queue_of_a_log_without_its_beginning_starts_where_its_first_record_lies() {
-    let (_dir, disk) = disk();
+    let disk = disk();
     let index = QueueIndex::new(disk.clone()).unwrap();
     let queue = index.queue(&topic("t"), QueueId(3));
     index.start_at(&queue, QueueOffset(5000));
@@ -169,7 +172,7 @@ fn a_queue_of_a_log_without_its_beginning_starts_where_its_first_record_lies() {
 
 #[test]
 fn an_empty_queue_never_uses_an_offset_twice_after_a_restore() {
-    let (_dir, disk) = disk();
+    let disk = disk();
     let index = QueueIndex::new(disk.clone()).unwrap();
     let queue = index.queue(&topic("t"), QueueId(0));
     push_many(&index, &queue, 0..50);
@@ -183,7 +186,7 @@ fn an_empty_queue_never_uses_an_offset_twice_after_a_restore() {
 
 #[test]
 fn a_log_shorter_than_the_snapshot_cuts_the_queues() {
-    let (_dir, disk) = disk();
+    let disk = disk();
     for (spilled, cut) in [(true, 7777), (true, 1), (true, 2048), (false, 7777), (false, 0), (true, 100_000)] {
         let index = QueueIndex::new(disk.clone()).unwrap();
         let queue = index.queue(&topic("t"), QueueId(0));
@@ -206,7 +209,7 @@ fn a_log_shorter_than_the_snapshot_cuts_the_queues() {
 
 #[test]
 fn a_snapshot_is_refused_when_a_file_it_names_is_missing_or_short() {
-    let (_dir, disk) = disk();
+    let disk = disk();
     let index = QueueIndex::new(disk.clone()).unwrap();
     push_many(&index, &index.queue(&topic("t"), QueueId(0)), 0..10);
     let bytes = checkpoint(&index);
@@ -226,8 +229,8 @@ fn mutate(bytes: &[u8], at: usize, bit: u8) -> Vec<u8> {
     body
 }
 
-fn snapshot_of_some_queues() -> (tempfile::TempDir, Arc<dyn Disk>, Vec<u8>) {
-    let (dir, disk) = disk();
+fn snapshot_of_some_queues() -> (Arc<dyn Disk>, Vec<u8>) {
+    let disk = disk();
     let index = QueueIndex::new(disk.clone()).unwrap();
     for (id, count) in [(0, 10), (1, 400), (2, 33)] {
         let queue = index.queue(&topic("t"), QueueId(id));
@@ -236,12 +239,12 @@ fn snapshot_of_some_queues() -> (tempfile::TempDir, Arc<dyn Disk>, Vec<u8>) {
         push_many(&index, &queue, count..2 * count);
     }
     let bytes = checkpoint(&index);
-    (dir, disk, bytes)
+    (disk, bytes)
 }
 
 #[test]
 fn no_flipped_bit_of_a_snapshot_makes_a_restore_panic_or_two_queues_overlap() {
-    let (_dir, disk, bytes) = snapshot_of_some_queues();
+    let (disk, bytes) = snapshot_of_some_queues();
     for at in 0..bytes.len() - 4 {
         for bit in 0..8 {
             if let Ok(index) = QueueIndex::restore(disk.clone(), &mutate(&bytes, at, bit)) {
@@ -254,7 +257,7 @@ fn no_flipped_bit_of_a_snapshot_makes_a_restore_panic_or_two_queues_overlap() {
 
 #[test]
 fn reads_stay_right_while_extents_are_written_trimmed_and_reused() {
-    let (_dir, disk) = disk();
+    let disk = disk();
     let index = QueueIndex::new(disk).unwrap();
     let queues: Vec<QueueRef> = (0..4).map(|id| index.queue(&topic("t"), QueueId(id))).collect();
     let done = std::sync::atomic::AtomicBool::new(false);
@@ -285,6 +288,96 @@ fn reads_stay_right_while_extents_are_written_trimmed_and_reused() {
     });
 }
 
+/// Runs something in the middle of the next read.
+type Meddler = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
+
+struct MeddledDisk(SimDisk, Meddler);
+struct MeddledFile(Arc<dyn sluice_env::File>, Meddler);
+
+impl Disk for MeddledDisk {
+    fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn sluice_env::File>> {
+        Ok(Arc::new(MeddledFile(self.0.open(name, mode)?, self.1.clone())))
+    }
+    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+        self.0.list(dir)
+    }
+    fn create_dir(&self, dir: &str) -> io::Result<()> {
+        self.0.create_dir(dir)
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.0.remove(name)
+    }
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        self.0.sync_dir(dir)
+    }
+    fn space(&self) -> io::Result<(u64, u64)> {
+        self.0.space()
+    }
+    fn lock(&self, name: &str) -> io::Result<Box<dyn Send + Sync>> {
+        self.0.lock(name)
+    }
+    fn describe(&self) -> String {
+        self.0.describe()
+    }
+}
+
+impl sluice_env::File for MeddledFile {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let meddle = self.1.lock().take();
+        meddle.into_iter().for_each(|meddle| meddle());
+        self.0.read_exact_at(buf, offset)
+    }
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.0.allocate(len)
+    }
+    fn os_file(&self) -> Option<&std::fs::File> {
+        None
+    }
+}
+
+#[test]
+fn a_read_never_returns_another_queues_entries_when_its_extent_is_trimmed_and_reused_meanwhile() {
+    let meddler = Meddler::default();
+    let index = Arc::new(QueueIndex::new(Arc::new(MeddledDisk(SimDisk::new(), meddler.clone()))).unwrap());
+    let (old, new) = (index.queue(&topic("old"), QueueId(0)), index.queue(&topic("new"), QueueId(0)));
+    for (look_at_one, first) in [(false, 0), (true, 40)] {
+        push_many(&index, &old, first..first + 40);
+        index.publish(&old, old.next_offset());
+        index.spill().unwrap();
+        let (there, old_queue, new_queue) = (index.clone(), old.clone(), new.clone());
+        *meddler.lock() = Some(Box::new(move || {
+            there.trim_queue(&old_queue, QueueOffset(first + 40));
+            there.snapshot(&mut Vec::new());
+            there.checkpoint_durable();
+            push_many(&there, &new_queue, 1000 + first..1040 + first);
+            there.spill().unwrap();
+        }));
+        if look_at_one {
+            assert_eq!(index.entry(&old, QueueOffset(first)).unwrap(), None);
+        } else {
+            let mut out = Vec::new();
+            assert_eq!(index.entries(&old, QueueOffset(first), 40, &mut out).unwrap(), QueueOffset(first + 40));
+            assert_eq!(out, []);
+        }
+        assert!(meddler.lock().is_none(), "the read has been meddled with");
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Push { queue: usize, count: u64 },
@@ -293,7 +386,9 @@ enum Step {
     TrimLog { permille: u64 },
     TrimQueue { queue: usize, permille: u64 },
     Checkpoint { durable: bool },
-    Crash,
+    FailingSpill { op: Op, after: u64, bytes: usize },
+    FailingSync,
+    Crash { seed: u64, power_cut: bool },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -305,12 +400,16 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..1000_u64).prop_map(|permille| Step::TrimLog { permille }),
         1 => (queue, 0..1100_u64).prop_map(|(queue, permille)| Step::TrimQueue { queue, permille }),
         2 => any::<bool>().prop_map(|durable| Step::Checkpoint { durable }),
-        1 => Just(Step::Crash),
+        1 => (prop_oneof![Just(Op::Write), Just(Op::Allocate), Just(Op::Open)], 0..4_u64, 0..2000_usize).prop_map(|(op, after, bytes)| Step::FailingSpill { op, after, bytes }),
+        1 => Just(Step::FailingSync),
+        2 => (any::<u64>(), any::<bool>()).prop_map(|(seed, power_cut)| Step::Crash { seed, power_cut }),
     ]
 }
 
-#[derive(Default)]
 struct Model {
+    disk: SimDisk,
+    /// A sync has failed since the last restart.
+    sync_failed: bool,
     /// All entries ever appended, by queue.
     entries: BTreeMap<usize, Vec<Entry>>,
     min: BTreeMap<usize, u64>,
@@ -357,6 +456,26 @@ impl Model {
                 let min = self.min.entry(queue).or_default();
                 *min = to.min(visible).max(*min);
             }
+            Step::FailingSpill { op, after, bytes } => {
+                let kind = if op == Op::Write { FaultKind::ShortWrite(bytes) } else { FaultKind::Enospc };
+                self.disk.inject(Fault::once(op, kind).after(after));
+                // It may not come to that many calls.
+                let _ = index.spill();
+                self.disk.heal();
+            }
+            Step::FailingSync => {
+                index.spill().unwrap();
+                let struck = self.disk.faults_struck();
+                self.disk.inject(Fault::once(Op::Sync, FaultKind::Eio));
+                let result = index.sync();
+                self.disk.heal();
+                self.sync_failed |= self.disk.faults_struck() > struck;
+                assert_eq!(result.is_err(), self.sync_failed);
+            }
+            Step::Checkpoint { durable } if self.sync_failed => {
+                index.snapshot(&mut Vec::new());
+                assert!(index.sync().is_err() || !durable, "no snapshot becomes durable after a failed sync");
+            }
             Step::Checkpoint { durable } => {
                 let bytes = checkpoint(index);
                 if durable {
@@ -364,13 +483,17 @@ impl Model {
                     self.durable = Some(bytes);
                 }
             }
-            Step::Crash => self.crash(index, of),
+            Step::Crash { seed, power_cut } => {
+                self.disk = if power_cut { self.disk.crash(seed) } else { self.disk.kill() };
+                self.crash(index, of);
+            }
         }
     }
 
     /// Restores the last durable snapshot and dispatches again what it does not cover.
     fn crash(&mut self, index: &mut QueueIndex, of: impl Fn(&QueueIndex, usize) -> QueueRef) {
-        let disk = index.disk.clone();
+        let disk = Arc::new(self.disk.clone());
+        self.sync_failed = false;
         *index = match &self.durable {
             Some(bytes) => QueueIndex::restore(disk, bytes).unwrap(),
             None => QueueIndex::new(disk).unwrap(),
@@ -406,9 +529,9 @@ proptest! {
 
     #[test]
     fn the_index_is_a_list_per_queue_through_spills_trims_and_crashes(steps in proptest::collection::vec(step(), 1..60)) {
-        let (_dir, disk) = disk();
-        let mut index = QueueIndex::new(disk).unwrap();
-        let mut model = Model::default();
+        let disk = SimDisk::new();
+        let mut index = QueueIndex::new(Arc::new(disk.clone())).unwrap();
+        let mut model = Model { disk, sync_failed: false, entries: BTreeMap::new(), min: BTreeMap::new(), visible: BTreeMap::new(), log: 0, durable: None };
         for step in &steps {
             model.run(&mut index, step);
             model.check(&index);
@@ -417,7 +540,7 @@ proptest! {
 
     #[test]
     fn random_bytes_are_no_snapshot(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        let (_dir, disk) = disk();
+        let disk = disk();
         prop_assert!(QueueIndex::restore(disk, &bytes).is_err());
     }
 }

@@ -1,7 +1,7 @@
 //! Kills and power cuts.
 
 use crate::world::*;
-use sluice_store::{FlushMode, MetaChange, MetaTable, Wait, Batch};
+use sluice_store::{Batch, FlushMode, MetaChange, MetaTable, Wait};
 use sluice_types::QueueOffset;
 use std::time::Duration;
 

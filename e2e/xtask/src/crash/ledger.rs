@@ -19,12 +19,15 @@ pub(super) fn body(value: Value) -> Vec<u8> {
     let mut state = value.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let length = (state >> 40) as usize % 2000;
     let mut body = value.to_be_bytes().to_vec();
-    body.extend(std::iter::repeat_with(|| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u8
-    }).take(length));
+    body.extend(
+        std::iter::repeat_with(|| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state as u8
+        })
+        .take(length),
+    );
     body
 }
 

@@ -6,6 +6,8 @@ import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.concurrent.Semaphore;
+import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.concurrent.atomic.AtomicIntegerArray;
 import java.util.concurrent.atomic.AtomicReference;
@@ -58,13 +60,17 @@ final class Sends {
         AtomicIntegerArray calls = new AtomicIntegerArray(count);
         AtomicInteger called = new AtomicInteger();
         AtomicReference<Throwable> failure = new AtomicReference<>();
+        // Bounded: a broker may refuse what has waited too long, and how much that is depends on the machine.
+        Semaphore underWay = new Semaphore(64);
         for (int i = 0; i < count; i++) {
             int number = i;
+            Check.that(underWay.tryAcquire(10, TimeUnit.SECONDS), "64 sends have no answer after 10 s");
             producer.send(Bench.message(topic, "tag", null, Integer.toString(i)), new SendCallback() {
                 @Override
                 public void onSuccess(SendResult result) {
                     calls.incrementAndGet(number);
                     called.incrementAndGet();
+                    underWay.release();
                 }
 
                 @Override
@@ -72,6 +78,7 @@ final class Sends {
                     failure.set(e);
                     calls.incrementAndGet(number);
                     called.incrementAndGet();
+                    underWay.release();
                 }
             });
         }
