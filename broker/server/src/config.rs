@@ -301,7 +301,8 @@ fn yaml_scalar(value: &str) -> String {
 /// Every key with unit, default, range and reason.
 #[must_use]
 pub fn explain() -> String {
-    let mut out = String::from("Keys, in a file (--config FILE), as SLUICE_… in the environment, or as flags. Flags win over environment, environment over file.\n");
+    let mut out =
+        String::from("Keys, in a file (--config FILE), as SLUICE_… in the environment, or as flags. Flags win over environment, environment over file.\n");
     for key in KEYS {
         let _ = write!(
             out,

@@ -279,4 +279,3 @@ impl BrokerProcessor {
         reply.outcome(outcome);
     }
 }
-

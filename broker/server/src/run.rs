@@ -46,7 +46,11 @@ pub fn run(config: Config) -> Result<(), RunError> {
     if let Some(open_files) = machine::raise_open_files()
         && open_files < config.limits.connections_max as u64 + OTHER_FILES
     {
-        tracing::warn!(open_files, connections = config.limits.connections_max, "this process may not open enough files for limits.connections; raise ulimit -n");
+        tracing::warn!(
+            open_files,
+            connections = config.limits.connections_max,
+            "this process may not open enough files for limits.connections; raise ulimit -n"
+        );
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(machine::workers())

@@ -22,6 +22,8 @@ use std::{
 /// How long.
 #[derive(Args)]
 pub(crate) struct Arguments {
+    #[command(flatten)]
+    binary: sluice::Choice,
     /// Measured seconds of each load, after two of warm-up
     #[arg(long, default_value_t = 5, value_name = "N")]
     seconds: u32,
@@ -83,7 +85,7 @@ impl Contender {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let binary = sluice::build()?;
+    let binary = sluice::binary(&arguments.binary)?;
     let base = arguments.dir.clone().unwrap_or_else(std::env::temp_dir);
     let folder = tempfile::Builder::new().prefix("sluice-bench-").tempdir_in(&base).with_context(|| format!("making a directory in {}", base.display()))?;
     let ceilings = ceilings::measure(folder.path())?;

@@ -13,6 +13,8 @@ use std::{
 /// What to run against what.
 #[derive(Args)]
 pub(crate) struct Arguments {
+    #[command(flatten)]
+    binary: sluice::Choice,
     /// Against Apache RocketMQ in place of Sluice
     #[arg(long)]
     peer: bool,
@@ -43,7 +45,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 }
 
 fn against_sluice(arguments: &Arguments, folder: &Path) -> Result<()> {
-    let binary = sluice::build()?;
+    let binary = sluice::binary(&arguments.binary)?;
     let site = sluice::Site::new(&binary, &folder.join("data"), &folder.join("sluice.log"), &[])?;
     let mut running = site.start()?;
     scenarios(arguments, &site.namesrv())?;

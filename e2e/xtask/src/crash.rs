@@ -22,6 +22,8 @@ use tokio::runtime::Runtime;
 /// How often.
 #[derive(Args)]
 pub(crate) struct Arguments {
+    #[command(flatten)]
+    binary: sluice::Choice,
     /// SIGKILLs under load
     #[arg(long, default_value_t = 20, value_name = "N")]
     kills: u32,
@@ -38,11 +40,14 @@ const DELAY_MAX_MS: u64 = 1500;
 /// How long the broker runs on after its disk has gone: what it acknowledges then counts.
 const AFTER_CUT: Duration = Duration::from_millis(200);
 
+/// The control: acknowledged means written, and flushed much later. A power cut must lose something, or the run would show nothing.
+const CONTROL_FLAGS: [&str; 6] = ["--storage-flush", "async", "--storage-flush-interval", "1h", "--storage-segment-size", "8MiB"];
+
 /// Acknowledged means flushed; small segments so that a crash often comes near a segment's end.
 const FLAGS: [&str; 4] = ["--storage-flush", "sync", "--storage-segment-size", "8MiB"];
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let binary = sluice::build()?;
+    let binary = sluice::binary(&arguments.binary)?;
     let folder = tempfile::Builder::new().prefix("sluice-crash-").tempdir().context("making a temporary directory")?;
     let mut delays = Delays(arguments.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
     println!("crash: {} kills, {} power cuts, seed {}", arguments.kills, arguments.power_cuts, arguments.seed);
@@ -90,24 +95,47 @@ fn power_cuts(count: u32, binary: &Path, folder: &Path, delays: &mut Delays) -> 
     if count == 0 || !power::possible()? {
         return Ok(());
     }
-    let mut disk = Disk::make(folder, 512 + 32 * u64::from(count))?;
+    control(binary, folder, delays)?;
+    let mut disk = Disk::make(folder, "disk", 512 + 32 * u64::from(count))?;
     let site = sluice::Site::new(binary, &disk.mount_point().join("data"), &folder.join("cut.log"), &FLAGS)?;
     let runtime = Runtime::new().context("starting tokio")?;
     let mut load = Load::new(site.namesrv());
     let mut ledger = Ledger::default();
     for cycle in 1..=count {
-        let mut running = site.start()?;
-        runtime.block_on(load.verify(&mut ledger, false)).with_context(|| format!("after {} power cuts", cycle - 1))?;
-        let session = load.begin(&runtime);
-        std::thread::sleep(delays.next());
-        disk.cut()?;
-        std::thread::sleep(AFTER_CUT);
-        running.kill();
-        let acked = runtime.block_on(session.end(&mut load, &mut ledger))?;
-        disk.restore()?;
+        let acked = power_cut(&site, &mut disk, &runtime, &mut load, &mut ledger, delays).with_context(|| format!("after {} power cuts", cycle - 1))?;
         println!("crash: power cut {cycle}/{count}: {acked} acknowledged");
     }
     last_word("power cuts", count, &site, &runtime, &load, &mut ledger)
+}
+
+/// One cycle: start, compare, load, cut, kill, and the power back.
+fn power_cut(site: &sluice::Site, disk: &mut Disk, runtime: &Runtime, load: &mut Load, ledger: &mut Ledger, delays: &mut Delays) -> Result<usize> {
+    let mut running = site.start()?;
+    runtime.block_on(load.verify(ledger, false))?;
+    let session = load.begin(runtime);
+    std::thread::sleep(delays.next());
+    disk.cut()?;
+    std::thread::sleep(AFTER_CUT);
+    running.kill();
+    let acked = runtime.block_on(session.end(load, ledger))?;
+    disk.restore()?;
+    Ok(acked)
+}
+
+/// Shows that the cut loses what was not synced and that the comparison finds it.
+fn control(binary: &Path, folder: &Path, delays: &mut Delays) -> Result<()> {
+    let mut disk = Disk::make(folder, "control", 512)?;
+    let site = sluice::Site::new(binary, &disk.mount_point().join("data"), &folder.join("control.log"), &CONTROL_FLAGS)?;
+    let runtime = Runtime::new().context("starting tokio")?;
+    let mut load = Load::new(site.namesrv());
+    let mut ledger = Ledger::default();
+    power_cut(&site, &mut disk, &runtime, &mut load, &mut ledger, delays).context("in the control run")?;
+    let _running = site.start()?;
+    match runtime.block_on(load.verify(&mut ledger, true)) {
+        Err(found) => println!("crash: control (without synchronous flush): as it must be, {found:#}"),
+        Ok(()) => anyhow::bail!("the control run without synchronous flush lost nothing: a power cut here shows nothing"),
+    }
+    Ok(())
 }
 
 /// Reads everything once more and stops the broker in an orderly way.

@@ -2,6 +2,7 @@
 
 use crate::{places, process, process::Background, test};
 use anyhow::{Context, Result};
+use clap::Args;
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -12,8 +13,19 @@ use std::{
 /// Longest time from start to listening, recovery included.
 const START: Duration = Duration::from_secs(60);
 
-/// Builds the binary with the release profile.
-pub(crate) fn build() -> Result<PathBuf> {
+/// Which binary.
+#[derive(Args)]
+pub(crate) struct Choice {
+    /// This sluice binary, in place of building one with the release profile
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+}
+
+/// The binary chosen, built if none was given.
+pub(crate) fn binary(choice: &Choice) -> Result<PathBuf> {
+    if let Some(binary) = &choice.binary {
+        return binary.canonicalize().with_context(|| format!("finding {}", binary.display()));
+    }
     process::run(test::cargo().args(["build", "--release", "--locked", "-p", "sluice"]), Duration::from_secs(20 * 60))?;
     Ok(places::target().join("release/sluice"))
 }

@@ -23,8 +23,7 @@ impl FromArgMatches for ConfigFlags {
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
         self.file = matches.get_one::<PathBuf>("config_file").cloned();
         let given = |name: &str| matches.value_source(name) == Some(ValueSource::CommandLine);
-        self.values =
-            KEYS.iter().filter(|key| given(key.name)).filter_map(|key| Some((key.name, matches.get_one::<String>(key.name)?.clone()))).collect();
+        self.values = KEYS.iter().filter(|key| given(key.name)).filter_map(|key| Some((key.name, matches.get_one::<String>(key.name)?.clone()))).collect();
         Ok(())
     }
 }

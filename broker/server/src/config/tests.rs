@@ -26,7 +26,8 @@ fn every_default_is_within_its_own_range_and_every_name_is_used_once() {
 #[test]
 fn flags_win_over_environment_over_file_over_default() {
     let yaml = "broker:\n  name: from-file\n  cluster: from-file\n  port: 1234\n";
-    let loaded = load(Some(yaml), &[("SLUICE_BROKER_NAME", "from-env"), ("SLUICE_BROKER_CLUSTER", "from-env")], &[("broker.name", "from-flag")]).expect("valid");
+    let loaded =
+        load(Some(yaml), &[("SLUICE_BROKER_NAME", "from-env"), ("SLUICE_BROKER_CLUSTER", "from-env")], &[("broker.name", "from-flag")]).expect("valid");
     assert_eq!(loaded.config.broker.name, "from-flag");
     assert_eq!(loaded.config.broker.cluster, "from-env");
     assert_eq!(loaded.config.listen.broker_port, 1234);
@@ -39,7 +40,16 @@ fn all_errors_come_at_once_with_key_value_reason_and_range() {
     let errors = load(Some(yaml), &[("SLUICE_HTTP_PORT", "99999"), ("SLUICE_DATADIR", "x")], &[("log.format", "xml")]).expect_err("six errors");
     let text = errors.to_string();
     assert_eq!(errors.0.len(), 7, "{text}");
-    for part in ["did you mean broker.port?", "\"maybe\"", "5ms, 5s", "\"coffee\"", "99999", "did you mean SLUICE_DATA_DIR?", "text or json", "environment SLUICE_HTTP_PORT"] {
+    for part in [
+        "did you mean broker.port?",
+        "\"maybe\"",
+        "5ms, 5s",
+        "\"coffee\"",
+        "99999",
+        "did you mean SLUICE_DATA_DIR?",
+        "text or json",
+        "environment SLUICE_HTTP_PORT",
+    ] {
         assert!(text.contains(part), "{part} in {text}");
     }
 }

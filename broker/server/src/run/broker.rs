@@ -66,8 +66,7 @@ impl Broker {
     /// One task for each name server elsewhere.
     pub(super) fn register(&self, addresses: &[String], stop: &watch::Receiver<bool>) -> Vec<JoinHandle<()>> {
         let one = |address: &String| {
-            let registration =
-                Registration::new(self.identity.clone(), self.advertised, Arc::clone(&self.delivery), Arc::clone(&self.topics_changed));
+            let registration = Registration::new(self.identity.clone(), self.advertised, Arc::clone(&self.delivery), Arc::clone(&self.topics_changed));
             tokio::spawn(registration.run(address.clone(), stop.clone()))
         };
         addresses.iter().map(one).collect()

@@ -93,8 +93,7 @@ impl Registration {
     fn body(&self) -> RegisterBrokerBody {
         let version = self.delivery.topics().version();
         let table = self.delivery.topics().list().iter().map(|topic| (topic.name.to_string(), topic_to_wire(topic))).collect();
-        let data_version =
-            body::DataVersion { counter: version.counter, state_version: version.state_version, timestamp: version.timestamp };
+        let data_version = body::DataVersion { counter: version.counter, state_version: version.state_version, timestamp: version.timestamp };
         RegisterBrokerBody {
             filter_server_list: Vec::new(),
             topic_config_serialize_wrapper: TopicConfigSerializeWrapper { data_version, topic_config_table: table },

@@ -34,10 +34,10 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// Makes and mounts a sparse image of so many MiB.
-    pub(super) fn make(folder: &Path, mebibytes: u64) -> Result<Self> {
-        let image = folder.join("disk.ext4");
-        let mount_point = folder.join("disk");
+    /// Makes and mounts a sparse image of so many MiB under that name.
+    pub(super) fn make(folder: &Path, name: &str, mebibytes: u64) -> Result<Self> {
+        let image = folder.join(format!("{name}.ext4"));
+        let mount_point = folder.join(name);
         fs::create_dir_all(&mount_point).with_context(|| format!("making {}", mount_point.display()))?;
         let file = File::create(&image).with_context(|| format!("making {}", image.display()))?;
         file.set_len(mebibytes << 20).with_context(|| format!("sizing {}", image.display()))?;
