@@ -16,6 +16,10 @@ pub(crate) fn cargo() -> Command {
 pub(crate) fn run() -> Result<()> {
     process::run(cargo().args(["fmt", "--all", "--check"]), Duration::from_secs(120))?;
     tidy::run()?;
+    if places::has_tool("cargo-deny", "cargo-deny, by `cargo install --locked cargo-deny`")? {
+        // Advisories need a data base from the network that may be out of reach: they are no part of this.
+        process::run(cargo().args(["deny", "--all-features", "--log-level", "error", "check", "licenses", "bans", "sources"]), Duration::from_secs(120))?;
+    }
     process::run(cargo().args(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]), MINUTES_15)?;
     process::run(cargo().args(["test", "--workspace", "--locked"]), MINUTES_15)
 }
