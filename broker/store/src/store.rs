@@ -399,7 +399,7 @@ const ENTRIES_LEFT_MAX: usize = 4096;
 /// How long the writer thread sleeps when nothing is unflushed and nobody wakes it.
 const IDLE_PAUSE: Duration = Duration::from_millis(500);
 /// Dirty log bytes beyond which the writer syncs before the interval is over, so that a sync never has much to do.
-const UNFLUSHED_BYTES_MAX: u64 = 64 << 20;
+const UNFLUSHED_BYTES_MAX: u64 = 8 << 20;
 
 pub(crate) fn apply(meta: &mut Meta, table: MetaTable, key: &str, value: Option<&[u8]>) {
     match value {
