@@ -4,7 +4,9 @@ import java.nio.charset.StandardCharsets;
 import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.Deque;
+import java.util.HashSet;
 import java.util.List;
+import java.util.Set;
 import java.util.concurrent.atomic.AtomicInteger;
 import org.apache.rocketmq.client.consumer.DefaultLitePullConsumer;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
@@ -132,13 +134,19 @@ final class Bench implements AutoCloseable {
         for (MessageQueue queue : queues) {
             consumer.seekToBegin(queue);
         }
+        // The client may hand out again what it had fetched before a seek took effect: one entry of a queue counts once. A message stored twice has two entries.
+        Set<String> entries = new HashSet<>();
         List<MessageExt> all = new ArrayList<>();
         long end = System.currentTimeMillis() + 30_000;
         long last = System.currentTimeMillis();
         while (System.currentTimeMillis() < end) {
             List<MessageExt> some = consumer.poll(200);
             if (!some.isEmpty()) {
-                all.addAll(some);
+                for (MessageExt message : some) {
+                    if (entries.add(message.getQueueId() + "@" + message.getQueueOffset())) {
+                        all.add(message);
+                    }
+                }
                 last = System.currentTimeMillis();
             } else if (all.size() >= expected && System.currentTimeMillis() - last >= quietMillis) {
                 break;

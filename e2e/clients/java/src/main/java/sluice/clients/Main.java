@@ -35,9 +35,8 @@ public final class Main {
     private Main() {}
 
     public static void main(String[] arguments) throws Exception {
-        // The client rebalances each 20 s and renews its locks each 20 s by default; shorter keeps the run short.
+        // The client rebalances each 20 s by default; shorter keeps the run short.
         System.setProperty("rocketmq.client.rebalance.waitInterval", "2000");
-        System.setProperty("rocketmq.client.rebalance.lockInterval", "2000");
         Options options;
         try {
             options = Options.parse(arguments);

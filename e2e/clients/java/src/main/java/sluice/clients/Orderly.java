@@ -41,7 +41,8 @@ final class Orderly {
         Check.eventually(30_000, "three consumers share the queues", () -> share(seen, 0) == 2 && share(seen, 1) == 2 && share(seen, 2) == 2);
         Thread.sleep(1000);
         consumers.get(1).shutdown();
-        Check.eventually(30_000, "two consumers share the queues", () -> share(seen, 0) == 3 && share(seen, 1) == 0 && share(seen, 2) == 3);
+        // A lock whose release was lost on the way ends by itself after a minute; rebalancing comes on top.
+        Check.eventually(90_000, "two consumers share the queues", () -> share(seen, 0) == 3 && share(seen, 1) == 0 && share(seen, 2) == 3);
         Thread.sleep(1000);
         stop.set(true);
         load.join(10_000);
