@@ -55,6 +55,10 @@ const SETTINGS: [Setting; 6] = [
     Setting { name: "async flush, 8 x 8, batches of 32 x 128 B", sync_flush: false, connections: 8, in_flight: 8, size: 128, batch: 32 },
 ];
 
+/// What each broker does before it is measured.
+const WARM_UP: Setting = Setting { name: "warm-up", sync_flush: false, connections: 8, in_flight: 32, size: 1024, batch: 1 };
+const WARM_UP_SECONDS: u32 = 10;
+
 /// What `sluice bench produce --output json` prints, as far as it is used.
 #[derive(Deserialize)]
 struct Printed {
@@ -113,8 +117,10 @@ fn turn(arguments: &Arguments, binary: &Path, place: &Path, sync_flush: bool, is
         let site = sluice::Site::new(binary, &place.join("data"), &place.join("sluice.log"), &["--storage-flush", if sync_flush { "sync" } else { "async" }])?;
         Contender::Sluice { _process: site.start()?, namesrv: site.namesrv() }
     };
+    // A virtual machine compiles what it runs often: nobody shall be measured cold.
+    load(binary, contender.namesrv(), &WARM_UP, "warm-up", WARM_UP_SECONDS)?;
     for (index, setting) in SETTINGS.iter().enumerate().filter(|(_, setting)| setting.sync_flush == sync_flush) {
-        let measured = load(arguments, binary, contender.namesrv(), setting, index)?;
+        let measured = load(binary, contender.namesrv(), setting, &format!("load-{index}"), arguments.seconds)?;
         let name = if is_peer { "RocketMQ" } else { "Sluice" };
         println!("bench: {name}: {}: {:.0} messages/s, p50 {:.0} us, p99 {:.0} us", setting.name, measured.rate, measured.p50_us, measured.p99_us);
         table.add(index, is_peer, measured);
@@ -122,19 +128,19 @@ fn turn(arguments: &Arguments, binary: &Path, place: &Path, sync_flush: bool, is
     Ok(())
 }
 
-fn load(arguments: &Arguments, binary: &Path, namesrv: &str, setting: &Setting, index: usize) -> Result<Measured> {
+fn load(binary: &Path, namesrv: &str, setting: &Setting, topic: &str, seconds: u32) -> Result<Measured> {
     let mut command = Command::new(binary);
-    command.args(["bench", "produce", &format!("bench-{index}"), "--namesrv", namesrv, "--output", "json", "--warmup", "2"]);
+    command.args(["bench", "produce", topic, "--namesrv", namesrv, "--output", "json", "--warmup", "2"]);
     for (flag, value) in [
         ("--connections", setting.connections),
         ("--in-flight", setting.in_flight),
         ("--size", setting.size),
         ("--batch", setting.batch),
-        ("--seconds", arguments.seconds),
+        ("--seconds", seconds),
     ] {
         command.args([flag, &value.to_string()]);
     }
-    let text = process::output(&mut command, Duration::from_secs(u64::from(arguments.seconds) + 90))?;
+    let text = process::output(&mut command, Duration::from_secs(u64::from(seconds) + 90))?;
     let printed: Printed = serde_json::from_str(&text).with_context(|| format!("reading what sluice bench printed: {text}"))?;
     if printed.error_count > 0 {
         eprintln!("bench: {} errors in {}: {text}", printed.error_count, setting.name);

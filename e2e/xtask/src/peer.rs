@@ -2,13 +2,15 @@
 
 use crate::{clients, places, process::Background};
 use anyhow::{Context, Result};
+use sluice_client::{Admin, Client, ClientOptions};
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
+use tokio::runtime::Builder;
 
 const START: Duration = Duration::from_secs(90);
 
@@ -53,6 +55,7 @@ impl Peer {
         running_naming.await_listening(loopback(naming), START)?;
         let mut running_broker = java(folder, &library, "2g", "org.apache.rocketmq.broker.BrokerStartup", &broker_conf, "broker.log")?;
         running_broker.await_listening(loopback(broker), START)?;
+        await_registered(&namesrv).with_context(|| format!("its log is {}", folder.join("broker.log").display()))?;
         Ok(Self { _broker: running_broker, _naming: running_naming, namesrv })
     }
 
@@ -69,6 +72,22 @@ fn java(folder: &Path, library: &Path, heap: &str, class: &str, conf: &Path, log
     command.arg(format!("-XX:MaxDirectMemorySize={heap}")).arg(format!("-Duser.home={}", home.display())).args(OPENS);
     command.arg("-cp").arg(library.join("*")).arg(class).arg("-c").arg(conf);
     Background::start(&mut command, &folder.join(log))
+}
+
+/// The broker listens some time before the name server knows it.
+fn await_registered(namesrv: &str) -> Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build().context("starting tokio")?;
+    runtime.block_on(async {
+        let admin = Admin::new(Client::new(namesrv, ClientOptions::default())?);
+        let end = Instant::now() + START;
+        loop {
+            match admin.masters(None).await {
+                Ok(_) => return Ok(()),
+                Err(error) if Instant::now() > end => return Err(error).context("the broker has not registered"),
+                Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+            }
+        }
+    })
 }
 
 fn loopback(port: u16) -> SocketAddr {

@@ -54,8 +54,8 @@ fn markdown(rows: &[(&str, Measured, Measured)], ceilings: &Ceilings, rounds: u3
     let mut text = format!(
         "# Benchmark\n\
          Made by `cargo xtask bench --rounds {rounds} --seconds {seconds}`; do not edit. Sluice and Apache RocketMQ 5.5.0 in turn on one machine with {processors}\n\
-         processors, broker and load generator together, each broker freshly started; the median of {rounds} rounds. Both answer the same generator\n\
-         (`sluice bench produce`), which speaks the official protocol.\n\n\
+         processors, broker and load generator together, each broker freshly started and warmed up for ten seconds; the median of {rounds} rounds. Both answer\n\
+         the same generator (`sluice bench produce`), which speaks the official protocol.\n\n\
          What this machine can do at best, with one thread and no broker: **{:.0} syncs/s** (4 KiB overwritten and flushed), **{:.0} round trips/s** (128 bytes\n\
          over loopback).\n\n\
          ![messages per second](benchmark.svg)\n\n\

@@ -37,6 +37,8 @@ public final class Main {
     public static void main(String[] arguments) throws Exception {
         // The client rebalances each 20 s by default; shorter keeps the run short.
         System.setProperty("rocketmq.client.rebalance.waitInterval", "2000");
+        // A queue that is given up while messages of it wait in the client stays locked for 20 s by default.
+        System.setProperty("rocketmq.client.unlockDelayTimeMills", "1000");
         Options options;
         try {
             options = Options.parse(arguments);
