@@ -24,6 +24,14 @@ const ENTRIES_IN_MEMORY_MAX: usize = 1 << 20;
 /// Zeros written at the start of a segment that is made at once.
 const PREWRITTEN_BYTES: u64 = 4 << 20;
 
+/// Before the name of a queue in [`MetaTable::Store`]: the value is the offset below which it has been emptied.
+const TRIM: &str = "trim ";
+
+/// Notes that a queue (topic, space, number) has been emptied below `min`.
+pub(crate) fn trim_change(queue: String, min: QueueOffset) -> crate::MetaChange {
+    crate::MetaChange { table: MetaTable::Store, key: TRIM.to_owned() + &queue, value: Some(min.0.to_be_bytes().to_vec()) }
+}
+
 /// Why a store directory was not opened. Nothing in it has been changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
@@ -76,6 +84,7 @@ pub(crate) fn open(env: &Env, options: &StoreOptions) -> Result<Recovered, OpenE
     scan.run()?;
     scan.refuse_damage(options)?;
     scan.cut()?;
+    scan.trim();
     let prewritten = if options.flush == crate::FlushMode::Sync { PREWRITTEN_BYTES } else { 0 };
     let Scan { base, segments, newest_ms, end, .. } = scan;
     let log = CommitLog::new(disk.clone(), segment_bytes, prewritten, segments, end);
@@ -323,6 +332,17 @@ impl Scan<'_> {
             apply(&mut self.base.meta, table, &change.key, change.value.as_deref());
         }
         Ok(())
+    }
+
+    /// Empties again what had been emptied: the entries came back with the records, or with a checkpoint from before.
+    fn trim(&self) {
+        for ((table, key), value) in &self.base.meta {
+            let noted = key.strip_prefix(TRIM).filter(|_| *table == MetaTable::Store).and_then(|name| name.rsplit_once(' '));
+            let queue = noted.and_then(|(topic, id)| self.base.queues.find(topic, id.parse().ok()?));
+            if let Some((queue, min)) = queue.zip(value.as_slice().try_into().ok().map(u64::from_be_bytes)) {
+                self.base.queues.trim_queue(&queue, QueueOffset(min));
+            }
+        }
     }
 
     /// Tells a torn tail from damage. Below the flushed mark everything has been whole once; and under sync flush one turn at most can be torn, so that a whole

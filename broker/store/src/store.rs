@@ -235,9 +235,19 @@ impl Store {
         meta.range((table, String::new())..).take_while(|((t, _), _)| *t == table).map(|((_, k), v)| (k.clone(), v.clone())).collect()
     }
 
-    /// Gives up a queue's entries below `min`.
+    /// Gives up a queue's entries below `min`, at once and for good: a record of it goes into the log before everything submitted later.
     pub fn trim_queue(&self, queue: &QueueRef, min: QueueOffset) {
         self.shared.queues.trim_queue(queue, min);
+        let mut batch = Batch::new();
+        let queue = format!("{} {}", queue.topic(), queue.id());
+        let noted = batch.meta(&[recovery::trim_change(queue.clone(), min)]);
+        debug_assert!(noted.is_ok(), "a trim is a small record");
+        let done = Box::new(move |result: Result<_, AppendError>| {
+            if let Err(error) = result {
+                tracing::warn!(%error, queue, "that a queue was emptied could not be noted: after a crash its messages may be there again");
+            }
+        });
+        self.submit(batch, Wait::Appended, done);
     }
 
     /// How the store is doing.

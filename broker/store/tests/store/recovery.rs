@@ -188,6 +188,31 @@ fn metadata_is_as_durable_as_messages_and_deletes_stay_deleted() {
     }
 }
 
+/// A deleted topic's messages must not come back with a topic of the same name.
+#[test]
+fn a_trimmed_queue_stays_trimmed_after_a_kill_and_after_a_rebuild() {
+    let mut world = World::new(10, sync_options());
+    let store = world.open();
+    for _ in 0..5 {
+        append(&store, "orders", 0, b"old", "", Wait::Durable).expect("acknowledged");
+    }
+    store.trim_queue(&queue(&store, "orders", 0), QueueOffset(5));
+    append(&store, "orders", 0, b"new", "", Wait::Durable).expect("acknowledged");
+    assert_eq!(read_all(&store, "orders", 0), [b"new"]);
+    drop(store);
+    for life in 0..3 {
+        world.power_cut(life);
+        let store = world.open();
+        assert_eq!(read_all(&store, "orders", 0), [b"new"], "life {life}");
+        store.checkpoint().expect("checkpoint");
+        if life == 1 {
+            drop(store);
+            world.kill();
+            world.disk.flip_byte("checkpoint", 30, 1);
+        }
+    }
+}
+
 #[test]
 fn messages_are_found_by_key_and_time_before_and_after_a_restart() {
     let mut world = World::new(6, sync_options());
