@@ -4,8 +4,10 @@
 //! | --- | --- |
 //! | `crash/load.rs` | writers and readers that note what they were told |
 //! | `crash/ledger.rs` | what was acknowledged and what was seen, and whether the log still agrees |
+//! | `crash/faults.rs` | system calls that fail |
 //! | `crash/power.rs` | a file system that can lose its power |
 
+mod faults;
 mod ledger;
 mod load;
 mod power;
@@ -30,6 +32,9 @@ pub(crate) struct Arguments {
     /// Power cuts under load (ext4 on a loop device, shut down without flushing; needs root)
     #[arg(long, default_value_t = 5, value_name = "N")]
     power_cuts: u32,
+    /// Failing system calls under load: so many values of n for each (needs strace)
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    faults: u32,
     /// Makes the delays before the crashes repeatable
     #[arg(long, default_value_t = 1, value_name = "N")]
     seed: u64,
@@ -50,9 +55,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let binary = sluice::binary(&arguments.binary)?;
     let folder = tempfile::Builder::new().prefix("sluice-crash-").tempdir().context("making a temporary directory")?;
     let mut delays = Delays(arguments.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-    println!("crash: {} kills, {} power cuts, seed {}", arguments.kills, arguments.power_cuts, arguments.seed);
-    let outcome =
-        kills(arguments.kills, &binary, folder.path(), &mut delays).and_then(|()| power_cuts(arguments.power_cuts, &binary, folder.path(), &mut delays));
+    println!("crash: {} kills, {} power cuts, {} faults of each kind, seed {}", arguments.kills, arguments.power_cuts, arguments.faults, arguments.seed);
+    let outcome = kills(arguments.kills, &binary, folder.path(), &mut delays)
+        .and_then(|()| power_cuts(arguments.power_cuts, &binary, folder.path(), &mut delays))
+        .and_then(|()| faults::run(arguments.faults, &binary, folder.path()));
     if outcome.is_err() {
         eprintln!("logs and data are kept in {}", folder.keep().display());
     }

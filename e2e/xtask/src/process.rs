@@ -43,6 +43,11 @@ impl Background {
         Ok(Self { child, what, grouped })
     }
 
+    /// Its process number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits until it ends; kills it at the deadline.
     pub(crate) fn wait(&mut self, deadline: Duration) -> Result<ExitStatus> {
         let end = Instant::now() + deadline;
