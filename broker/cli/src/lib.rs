@@ -2,6 +2,7 @@
 //!
 //! [`run`] ends with 0 when all went well, 1 on a failure, 2 on wrong usage, 3 when something does not exist and 4 when no server can be reached.
 #![forbid(unsafe_code)]
+#![allow(clippy::disallowed_methods, reason = "the command line runs outside of the broker's seam, on the real clock, files and network")]
 
 mod bench;
 mod cluster;

@@ -350,6 +350,7 @@ fn moved(work: &PullWork, offset: i64) -> Option<PullOutcome> {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "the test holds a pull on a real thread")]
 mod tests {
     use super::*;
     use crate::{ClientPush, DeliveryOptions, SendRequest, SpawnWork};

@@ -1,6 +1,7 @@
 //! The real machine: its clocks, its entropy, its file system, its threads.
 //!
 //! With `server`, this is the only place that may touch them; everything else is handed an [`Env`].
+#![allow(clippy::disallowed_methods, reason = "this is the real environment behind the seam")]
 
 mod clock;
 mod disk;

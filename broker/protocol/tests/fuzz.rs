@@ -4,6 +4,7 @@
 //! `SLUICE_FUZZ_SECONDS` (default 1) is how long each decoder is tried, `SLUICE_FUZZ_SEED` (default 1) where its random numbers start. What fails is printed
 //! in hex with its seed.
 #![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::disallowed_methods, reason = "tests watch the real thing from outside")]
 
 use bytes::BytesMut;
 use sluice_protocol::body::{self, from_json, to_json};

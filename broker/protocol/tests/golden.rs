@@ -1,6 +1,7 @@
 //! What the official client and broker write is read as what it means, and written as the same bytes where the format leaves no choice.
 //! See `testdata/golden/README.md`.
 #![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::disallowed_methods, reason = "tests watch the real thing from outside")]
 
 use bytes::BytesMut;
 use serde_json::Value;

@@ -1,5 +1,6 @@
 //! The binary: parses the command line and hands over.
 #![forbid(unsafe_code)]
+#![allow(clippy::disallowed_methods, reason = "the server is where the process meets the real clock, files, threads and network")]
 
 use clap::{ArgGroup, CommandFactory, Parser, Subcommand};
 use sluice_server::{

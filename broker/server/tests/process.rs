@@ -1,4 +1,5 @@
 //! The binary as a user meets it: it starts, says so, answers probes, stops on a signal, and refuses a wrong start in words that help.
+#![allow(clippy::disallowed_methods, reason = "tests watch the real thing from outside")]
 
 use std::{
     io::{BufRead, BufReader, Read, Write},

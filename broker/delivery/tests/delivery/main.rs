@@ -1,4 +1,5 @@
 //! Delivery over a real store on a simulated disk.
+#![allow(clippy::disallowed_methods, reason = "tests watch the real thing from outside")]
 
 mod bench;
 mod crashing;

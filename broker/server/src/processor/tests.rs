@@ -60,6 +60,15 @@ impl World {
     async fn connect(&self) -> Client {
         Client { stream: TcpStream::connect(self.address).await.expect("listening"), buffer: BytesMut::new(), opaque: 0, pushed: Vec::new() }
     }
+
+    async fn until(&self, what: &str, met: impl Fn(&Self) -> bool) {
+        let wait = async {
+            while !met(self) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        timeout(SOON, wait).await.unwrap_or_else(|_| panic!("{what}: {:?}", self.net.stats()));
+    }
 }
 
 impl Drop for World {
@@ -186,22 +195,17 @@ async fn a_held_pull_is_answered_when_a_message_comes() {
     let (mut consumer, mut producer) = (world.connect().await, world.connect().await);
     producer.must(Code::SendMessageV2, send("t").encode_v2(), b"first").await;
     consumer.ask(Code::PullMessage, pull(1, pull_flag::SUSPEND), b"").await;
-    while world.delivery.held_pulls() == 0 {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    world.until("the pull is held", |w| w.delivery.held_pulls() == 1).await;
     producer.must(Code::SendMessageV2, send("t").encode_v2(), b"second").await;
     let answer = consumer.read().await;
     assert_eq!(RecordView::parse(&answer.body).expect("a record").body(), b"second");
-    assert_eq!(world.net.in_flight_bytes(), 0);
+    // An answer is seen a moment before what its request held is given back.
+    world.until("the requests' bytes are given back", |w| w.net.in_flight_bytes() == 0).await;
 
     consumer.ask(Code::PullMessage, pull(2, pull_flag::SUSPEND), b"").await;
-    while world.delivery.held_pulls() == 0 {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    world.until("the pull is held", |w| w.delivery.held_pulls() == 1).await;
     drop(consumer);
-    while world.delivery.held_pulls() > 0 {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    world.until("a pull ends with its connection", |w| w.delivery.held_pulls() == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
