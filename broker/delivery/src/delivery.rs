@@ -82,7 +82,7 @@ impl DeliveryOptions {
             auto_create_groups: true,
             default_topic_queues: 8,
             message_bytes_max: 4 << 20,
-            pull_bytes_max: 4 << 20,
+            pull_bytes_max: 1 << 20,
             pull_messages_max: 1024,
             held_pulls_max: 10_000,
             hold_max: Duration::from_secs(30),

@@ -93,9 +93,9 @@ struct Timers {
 }
 
 impl Shared {
-    pub(crate) fn maintenance_thread(&self) {
-        let now = self.env.clock.monotonic();
-        let mut timers = Timers { space: now, release: now, retention: now, checkpoint: now };
+    /// Everything is due so and so long after the store was opened, however late the thread begins.
+    pub(crate) fn maintenance_thread(&self, opened: Monotonic) {
+        let mut timers = Timers { space: opened, release: opened, retention: opened, checkpoint: opened };
         while self.maintenance.wait() {
             self.maintain(&mut timers);
         }

@@ -11,6 +11,8 @@ use sluice_types::{CommitLogOffset, QueueOffset};
 
 /// Index entries fetched at a time.
 const ENTRIES_AT_ONCE: usize = 1024;
+/// Most bytes of records that a query gives: RocketMQ's clients refuse an answer of more than 16 MiB.
+const QUERY_BYTES_MAX: usize = 12 << 20;
 
 /// Slices under construction: neighbours in one mapped segment become one slice.
 #[derive(Default)]
@@ -27,7 +29,8 @@ impl Store {
         queue.visible()
     }
 
-    /// Reads a queue from `from` on. `accept` sees each entry's tag hash (0: none) and may refuse it unread. Outside the bounds nothing is found.
+    /// Reads a queue from `from` on. `accept` sees each entry's tag hash (0: none) and may refuse it unread. Outside the bounds nothing is found. A damaged record is
+    /// an error when it is the first that is wanted; else the read ends before it.
     pub fn read(&self, queue: &QueueRef, from: QueueOffset, limits: ReadLimits, accept: &mut dyn FnMut(i64) -> bool) -> Result<ReadOutcome, ReadError> {
         let bounds = queue.visible();
         let mut out = ReadOutcome { slices: Vec::new(), messages: 0, bytes: 0, next: from, bounds, last_store_timestamp: 0 };
@@ -51,7 +54,12 @@ impl Store {
                 }
                 scanned += 1;
                 if accept(entry.tag_hash) {
-                    out.last_store_timestamp = self.take(queue, out.next, *entry, &mut slices)?;
+                    out.last_store_timestamp = match self.take(queue, out.next, *entry, &mut slices) {
+                        Ok(ms) => ms,
+                        // What lies before is whole and must not be lost with it: the next read begins here and says what is wrong.
+                        Err(_) if out.messages > 0 => break 'read,
+                        Err(e) => return Err(e),
+                    };
                     out.messages += 1;
                     out.bytes += entry.size as usize;
                 }
@@ -156,14 +164,14 @@ impl Store {
         })
     }
 
-    /// Records with that key (one of KEYS, or the unique key) in a topic, newest first, stored between two times.
+    /// Records with that key (one of KEYS, or the unique key) in a topic, newest first, stored between two times; at most 12 MiB of them, or one.
     pub fn query(&self, topic: &str, key: &str, max: usize, begin_ms: i64, end_ms: i64) -> Result<Vec<Bytes>, ReadError> {
         let mut offsets = Vec::new();
         // Hashes may collide and a message may have the key twice: ask for more than wanted, then look.
         let lookup = self.shared.keys.lookup(hash_key(topic, key), begin_ms, end_ms, max.saturating_mul(2).saturating_add(16), &mut offsets);
         lookup.map_err(|e| ReadError::Disk(CommitLogOffset::ZERO, format!("the key index: {e}")))?;
         offsets.dedup();
-        let mut found = Vec::new();
+        let (mut found, mut found_bytes) = (Vec::new(), 0);
         for offset in offsets {
             if found.len() >= max {
                 break;
@@ -180,6 +188,10 @@ impl Store {
                 _ => false,
             });
             if has && view.topic() == topic && (begin_ms..=end_ms).contains(&view.store_timestamp()) {
+                found_bytes += bytes.len();
+                if found_bytes > QUERY_BYTES_MAX && !found.is_empty() {
+                    break;
+                }
                 found.push(bytes);
             }
         }

@@ -152,10 +152,11 @@ impl Store {
 
     fn start_threads(&self) -> Result<(), OpenError> {
         self.start("log-writer", Shared::writer_thread)?;
-        self.start("log-keeper", Shared::maintenance_thread)
+        let opened = self.shared.env.clock.monotonic();
+        self.start("log-keeper", move |shared| shared.maintenance_thread(opened))
     }
 
-    fn start(&self, name: &str, body: fn(&Shared)) -> Result<(), OpenError> {
+    fn start(&self, name: &str, body: impl FnOnce(&Shared) + Send + 'static) -> Result<(), OpenError> {
         let shared = self.shared.clone();
         let thread = self.shared.env.spawn.thread(name, Box::new(move || body(&shared)));
         let thread = thread.map_err(|e| OpenError::Disk { what: format!("starting the thread {name}"), error: e.to_string() })?;

@@ -1,4 +1,4 @@
-use crate::bench::{Bench, message, topic};
+use crate::bench::{Bench, group, message, topic};
 use sluice_delivery::{SendError, SendRequest, TopicChange, TopicConfig, TopicError};
 use sluice_env::sim::{self, Fault, FaultKind, Op};
 use std::{
@@ -56,4 +56,26 @@ fn whoever_listens_hears_of_a_topic_before_its_maker_does() {
     let (change, version) = hears.try_recv().expect("heard before the answer");
     assert!(matches!(change, TopicChange::Put(config) if config.name == topic("orders")));
     assert_eq!(version, bench.delivery.topics().version().counter);
+}
+
+/// apache/rocketmq#3503 and #5408: groups began at 0 again after a restart.
+#[test]
+fn a_committed_offset_that_reached_the_log_is_not_lowered_by_a_power_cut() {
+    for seed in 0..8 {
+        let bench = sync_bench();
+        for i in 0..9 {
+            bench.send(message("orders", &i.to_string())).expect("stored");
+        }
+        let (readers, orders) = (group("readers"), topic("orders"));
+        bench.delivery.commit_offset(&readers, &orders, 0, 5).expect("taken");
+        let (flushed, waits) = mpsc::channel();
+        bench.delivery.offsets().flush(Box::new(move |result| flushed.send(result).expect("waits")));
+        waits.recv().expect("answered").expect("written");
+        bench.delivery.commit_offset(&readers, &orders, 0, 9).expect("taken");
+        let crashed = Bench::open_sync(bench.disk.crash(seed), bench.clock.clone());
+        let found = crashed.delivery.query_offset(&readers, &orders, 0, true).map(|offset| offset.0);
+        assert!(matches!(found, Ok(5 | 9)), "seed {seed}: {found:?}");
+        bench.delivery.close();
+        crashed.delivery.close();
+    }
 }

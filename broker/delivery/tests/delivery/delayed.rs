@@ -115,3 +115,39 @@ fn many_delayed_messages_keep_their_order_and_come_once_each() {
     }
     assert_eq!(bodies, (0..1_500).map(|i: i32| i.to_string()).collect::<Vec<_>>());
 }
+
+/// A record that rots is lost, but nothing around it.
+#[test]
+fn a_damaged_delayed_message_costs_no_other() {
+    let bench = Bench::new();
+    let send = |i: u32| bench.send(SendRequest { properties: "DELAY\u{1}1\u{2}", ..message("orders", &i.to_string()) }).expect("stored");
+    let placed: Vec<_> = (0..10).map(|i| send(i).placed[0].log_offset.0).collect();
+    bench.disk.flip_byte("commitlog/00000000000000000000", placed[6] + 90, 4);
+    bench.clock.advance(Duration::from_secs(1));
+    bench.until("nine messages", || bench.delivery.bounds(&crate::bench::topic("orders"), 0).is_ok_and(|b| b.max.0 >= 9));
+    let bodies: Vec<String> = bench.contents("orders", 0).into_iter().map(|(body, _)| body).collect();
+    assert_eq!(bodies, ["0", "1", "2", "3", "4", "5", "7", "8", "9"]);
+}
+
+/// apache/rocketmq#7923: delayed messages whose delivery failed four times were given up.
+#[test]
+fn delayed_messages_that_the_store_refuses_again_and_again_come_when_it_takes_them() {
+    let bench = Bench::new();
+    for i in 0..5 {
+        bench.send(SendRequest { properties: "DELAY\u{1}2\u{2}", ..message("orders", &i.to_string()) }).expect("stored");
+    }
+    let (free, total) = sluice_env::Disk::space(&bench.disk).expect("known");
+    bench.disk.set_capacity(Some(total - free));
+    // Long before they are due, after five seconds.
+    bench.clock.advance(Duration::from_secs(2));
+    bench.until("the broker notices", || bench.store.status().writable.is_err());
+    bench.clock.advance(Duration::from_secs(60));
+    bench.until("more than four refusals", || bench.delivery.counters().delay_retries.load(std::sync::atomic::Ordering::Relaxed) > 4);
+    assert_eq!(bench.delivery.bounds(&crate::bench::topic("orders"), 0).map(|b| b.max.0), Ok(0));
+    bench.disk.set_capacity(None);
+    bench.clock.advance(Duration::from_secs(5));
+    bench.until("five messages", || bench.delivery.bounds(&crate::bench::topic("orders"), 0).is_ok_and(|b| b.max.0 >= 5));
+    std::thread::sleep(Duration::from_millis(600));
+    let bodies: Vec<String> = bench.contents("orders", 0).into_iter().map(|(body, _)| body).collect();
+    assert_eq!(bodies, ["0", "1", "2", "3", "4"]);
+}

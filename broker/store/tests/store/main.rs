@@ -4,5 +4,8 @@
 
 mod damage;
 mod faults;
+mod flips;
+mod megabyte;
+mod others;
 mod recovery;
 mod world;

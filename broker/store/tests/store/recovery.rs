@@ -1,7 +1,8 @@
 //! Kills and power cuts.
 
 use crate::world::*;
-use sluice_store::{Batch, FlushMode, MetaChange, MetaTable, Wait};
+use sluice_protocol::record::RecordView;
+use sluice_store::{Batch, FlushMode, MetaChange, MetaTable, Store, StoreOptions, Wait};
 use sluice_types::QueueOffset;
 use std::time::Duration;
 
@@ -125,23 +126,38 @@ fn a_cut_tail_never_comes_back() {
 /// apache/rocketmq#10017: records of a recycled file passed their checksum and were taken for new ones.
 #[test]
 fn a_recycled_segments_old_records_are_never_read() {
+    const BODY_BYTES: usize = 20_000;
     let mut opts = sync_options();
     opts.retention_bytes = Some(SEGMENT_BYTES);
     let mut world = World::new(3, opts);
     let store = world.open();
-    for i in 0..60u32 {
-        append(&store, "orders", 0, &vec![i as u8; 20_000], "", Wait::Durable).expect("acknowledged");
+    let mut bodies = Vec::new();
+    let mut next = |store: &Store| {
+        bodies.push(vec![bodies.len() as u8; BODY_BYTES]);
+        append(store, "orders", 0, &bodies[bodies.len() - 1], "", Wait::Durable).expect("acknowledged").log_offset.0
+    };
+    for _ in 0..60 {
+        next(&store);
     }
+    // One is made ready after each roll; were that still going on, it would take the recycled one's place.
+    until("the next segment is ready", || world.disk.file_names().iter().any(|name| name == "commitlog/next"));
     store.retain_now().expect("retention");
-    for i in 60..80u32 {
-        append(&store, "orders", 0, &vec![i as u8; 20_000], "", Wait::Durable).expect("acknowledged");
+    // Into the recycled segment, and then some more of the same size: what lies behind them is an old record in the place of the next one.
+    let rolled = store.status().segments;
+    while store.status().segments == rolled {
+        next(&store);
     }
-    let last = store.bounds(&queue(&store, "orders", 0));
+    let last = (0..3).map(|_| next(&store)).last().unwrap_or_default();
+    let segment = world.disk.file_bytes(&format!("commitlog/{:020}", last - last % SEGMENT_BYTES)).expect("there");
+    let end = (store.status().appended.0 % SEGMENT_BYTES) as usize;
+    let old = RecordView::checked(&segment[end..]).expect("the segment is not a recycled one");
+    assert!(old.log_offset() < last);
     drop(store);
     world.kill();
     let store = world.open();
-    assert_eq!(store.bounds(&queue(&store, "orders", 0)), last);
-    assert_eq!(read_one(&store, "orders", 0, 79), Some(vec![79; 20_000]));
+    let found = read_all(&store, "orders", 0);
+    assert_eq!(store.bounds(&queue(&store, "orders", 0)).max, QueueOffset(bodies.len() as u64));
+    assert!(found[..] == bodies[bodies.len() - found.len()..], "other messages than were sent");
 }
 
 #[test]
@@ -211,6 +227,18 @@ fn a_trimmed_queue_stays_trimmed_after_a_kill_and_after_a_rebuild() {
             world.disk.flip_byte("checkpoint", 30, 1);
         }
     }
+}
+
+#[test]
+fn a_query_gives_no_more_than_a_client_takes_and_the_newest_of_it() {
+    let world = World::new(7, StoreOptions { segment_bytes: 32 << 20, ..sync_options() });
+    let store = world.open();
+    for i in 0..4u8 {
+        world.clock.advance(Duration::from_millis(10));
+        append(&store, "orders", 0, &vec![i; (4 << 20) - 1024], "KEYS\u{1}k\u{2}", Wait::Durable).expect("acknowledged");
+    }
+    let found = store.query("orders", "k", 64, 0, i64::MAX).expect("readable");
+    assert_eq!(found.iter().map(|bytes| RecordView::checked(bytes).expect("whole").body()[0]).collect::<Vec<_>>(), [3, 2, 1]);
 }
 
 #[test]

@@ -138,3 +138,12 @@ pub(crate) fn read_all(store: &Store, topic: &str, id: u32) -> Vec<Vec<u8>> {
     }
     bodies
 }
+
+/// Waits in real time for what a background thread does, while the store's clock stands still.
+pub(crate) fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let start = std::time::Instant::now();
+    while !so() {
+        assert!(start.elapsed() < Duration::from_secs(20), "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
