@@ -74,6 +74,11 @@ pub fn inflate_zlib(bytes: &[u8], max: usize) -> Result<Vec<u8>, CompressError> 
     read_capped(ZlibDecoder::new(bytes), max)
 }
 
+/// Inflates zlib as it is read; the reader sets the cap.
+pub(crate) fn zlib_reader(bytes: &[u8]) -> impl Read {
+    ZlibDecoder::new(bytes)
+}
+
 fn inflate_zstd(bytes: &[u8], max: usize) -> Result<Vec<u8>, CompressError> {
     let decoder = StreamingDecoder::new_with_max_window_size(bytes, ZSTD_WINDOW_MAX.max(max as u64)).map_err(|e| CompressError::Damaged(e.to_string()))?;
     read_capped(decoder, max)

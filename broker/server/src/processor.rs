@@ -1,6 +1,7 @@
 //! From frame to answer: which request is whose, what its fields must be, which code each failure has. Nothing is decided here about messages.
 
 mod admin;
+mod aside;
 mod clients;
 mod failure;
 mod lookup;
@@ -24,6 +25,7 @@ use crate::{
     net::{Connection, Permit, Service},
     telemetry::RequestMetrics,
 };
+use aside::Aside;
 use clients::check_client_config;
 use failure::{Answer, Failure, Outcome};
 use reply::Reply;
@@ -36,14 +38,18 @@ pub struct BrokerProcessor {
     delivery: Arc<Delivery>,
     identity: LocalBroker,
     runtime: runtime::Rates,
+    queries: Aside,
 }
+
+/// Queries by key looked up at once: each may read megabytes.
+const QUERIES_AT_ONCE: usize = 2;
 
 impl BrokerProcessor {
     /// Answers for `delivery` under this identity.
     #[must_use]
     pub fn new(delivery: Arc<Delivery>, identity: LocalBroker) -> Self {
         let runtime = runtime::Rates::new(delivery.counters());
-        Self { delivery, identity, runtime }
+        Self { delivery, identity, runtime, queries: Aside::new(QUERIES_AT_ONCE) }
     }
 }
 
@@ -161,7 +167,7 @@ impl BrokerProcessor {
             Code::ConsumerSendMsgBack => return self.send_back(request, reply),
             Code::PullMessage | Code::LitePullMessage => return self.pull(request, reply),
 
-            Code::QueryMessage => self.query_message(request),
+            Code::QueryMessage => return self.query_message(request, reply),
             Code::ViewMessageById => self.view_message(request),
 
             Code::QueryConsumerOffset => self.query_consumer_offset(request),

@@ -1,12 +1,15 @@
 //! What a broker says of its topics and groups.
 
 use super::{BodyError, DataVersion, bodies, from_json, to_json};
-use crate::compress;
+use crate::compress::{self, CompressError};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    io::{self, Read},
+};
 
-/// Most bytes a compressed registration may inflate to.
-const REGISTRATION_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Most bytes a compressed registration may inflate to: 100,000 topics, more than any broker is known to have, with 160 bytes each.
+const REGISTRATION_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// A topic's settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,16 +159,16 @@ impl RegisterBrokerBody {
         if !compressed {
             return from_json(bytes);
         }
-        let inflated = compress::inflate_zlib(bytes, REGISTRATION_BYTES_MAX)?;
-        let mut pieces = Pieces(&inflated);
+        // Read as it inflates: what is no registration costs no more than its first piece.
+        let mut pieces = Pieces(compress::zlib_reader(bytes).take(REGISTRATION_BYTES_MAX));
         let mut body = Self::default();
-        body.topic_config_serialize_wrapper.data_version = from_json(pieces.piece("data version")?)?;
+        body.topic_config_serialize_wrapper.data_version = from_json(&pieces.piece("data version")?)?;
         for _ in 0..pieces.length("number of topics")? {
             let line = pieces.piece("topic")?;
-            let config = std::str::from_utf8(line).ok().and_then(TopicConfig::from_line).ok_or(BodyError::Length("topic"))?;
+            let config = std::str::from_utf8(&line).ok().and_then(TopicConfig::from_line).ok_or(BodyError::Length("topic"))?;
             body.topic_config_serialize_wrapper.topic_config_table.insert(config.topic_name.clone(), config);
         }
-        body.filter_server_list = from_json(pieces.piece("filter servers")?)?;
+        body.filter_server_list = from_json(&pieces.piece("filter servers")?)?;
         Ok(body)
     }
 
@@ -176,21 +179,26 @@ impl RegisterBrokerBody {
     }
 }
 
-struct Pieces<'a>(&'a [u8]);
+struct Pieces<R>(R);
 
-impl<'a> Pieces<'a> {
-    fn length(&mut self, what: &'static str) -> Result<usize, BodyError> {
-        let (length, rest) = self.0.split_first_chunk::<4>().ok_or(BodyError::Length(what))?;
-        self.0 = rest;
-        usize::try_from(i32::from_be_bytes(*length)).map_err(|_| BodyError::Length(what))
+impl<R: Read> Pieces<R> {
+    fn length(&mut self, what: &'static str) -> Result<u64, BodyError> {
+        let mut length = [0; 4];
+        self.0.read_exact(&mut length).map_err(|error| failed(&error, what))?;
+        u64::try_from(i32::from_be_bytes(length)).map_err(|_| BodyError::Length(what))
     }
 
-    fn piece(&mut self, what: &'static str) -> Result<&'a [u8], BodyError> {
+    fn piece(&mut self, what: &'static str) -> Result<Vec<u8>, BodyError> {
         let length = self.length(what)?;
-        let (piece, rest) = self.0.split_at_checked(length).ok_or(BodyError::Length(what))?;
-        self.0 = rest;
-        Ok(piece)
+        let mut piece = Vec::new();
+        // Grows with what comes, not with what is announced.
+        let read = self.0.by_ref().take(length).read_to_end(&mut piece).map_err(|error| failed(&error, what))?;
+        if read as u64 == length { Ok(piece) } else { Err(BodyError::Length(what)) }
     }
+}
+
+fn failed(error: &io::Error, what: &'static str) -> BodyError {
+    if error.kind() == io::ErrorKind::UnexpectedEof { BodyError::Length(what) } else { CompressError::Damaged(error.to_string()).into() }
 }
 
 #[cfg(test)]
@@ -211,6 +219,14 @@ mod tests {
         assert_eq!((config.read_queue_nums, config.write_queue_nums, config.perm), (4, 8, 6));
         assert_eq!(config.attributes["message.type"], "FIFO");
         assert_eq!(RegisterBrokerBody::decode(&body.encode(), false).expect("valid"), body);
+    }
+
+    #[test]
+    fn a_compressed_registration_of_more_than_there_can_be_is_refused() {
+        let topics = 1_200_000;
+        let line = piece(b"orders 4 8 6 SINGLE_TAG");
+        let plain = [piece(b"{}"), i32::to_be_bytes(topics).to_vec(), line.repeat(topics as usize), piece(b"[]")].concat();
+        assert!(matches!(RegisterBrokerBody::decode(&compress::deflate_zlib(&plain), true), Err(BodyError::Length("topic"))));
     }
 
     #[test]

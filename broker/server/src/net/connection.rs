@@ -21,6 +21,9 @@ use std::{
 use thiserror::Error;
 use tokio::{net::TcpStream, runtime::Handle, sync::Notify, time::timeout};
 
+/// A connection with no more than this waiting is not ended for what others have left unread.
+const LITTLE_UNREAD_BYTES: usize = 64 * 1024;
+
 /// Why a frame was not put on its way.
 #[derive(Debug, Error)]
 pub enum SendFailed {
@@ -109,9 +112,10 @@ impl Connection {
             if let Some(reason) = outbox.closed {
                 return Err(SendFailed::Closed(reason));
             }
+            let own = outbox.bytes() + bytes;
             let all = self.net.stats.outbox_bytes.load(Ordering::Relaxed) as usize + bytes;
             // A frame that is alone is always taken: it may be larger than the limit, and only the socket can tell whether the peer reads.
-            let full = !outbox.is_empty() && (outbox.bytes() + bytes > limits.outbox_bytes_per_connection || all > limits.outbox_bytes_max);
+            let full = !outbox.is_empty() && (own > limits.outbox_bytes_per_connection || all > limits.outbox_bytes_max && own > LITTLE_UNREAD_BYTES);
             if !full {
                 NetStats::add(&self.net.stats.outbox_bytes, bytes);
                 outbox.push(head);
@@ -133,7 +137,7 @@ impl Connection {
         }
         match outbox.write_to(&self.stream, &self.net.stats) {
             Ok(Written::All) => {}
-            Ok(Written::Blocked) => {
+            Ok(Written::Turn | Written::Blocked) => {
                 outbox.draining = true;
                 drop(outbox);
                 self.runtime.spawn(Arc::clone(self).drain());
@@ -159,12 +163,13 @@ impl Connection {
                     return;
                 }
                 let written = outbox.write_to(&self.stream, &self.net.stats);
-                outbox.draining = matches!(written, Ok(Written::Blocked));
+                outbox.draining = matches!(written, Ok(Written::Turn | Written::Blocked));
                 written
             };
             self.changed.notify_one();
             match written {
                 Ok(Written::Blocked) => {}
+                Ok(Written::Turn) => tokio::task::yield_now().await,
                 Ok(Written::All) => return,
                 Err(_) => return self.close(CloseReason::Peer),
             }

@@ -17,7 +17,7 @@ pub struct NetLimits {
     pub in_flight_bytes_max: usize,
     /// Most bytes of answers that wait for one connection; more close it.
     pub outbox_bytes_per_connection: usize,
-    /// Most bytes of answers that wait in all; a connection that goes beyond is closed.
+    /// Most bytes of answers that wait in all; a connection that goes beyond is closed, unless what it has waiting itself is little.
     pub outbox_bytes_max: usize,
     /// Silence after which a connection is closed.
     pub idle: Duration,
@@ -44,11 +44,30 @@ impl Default for NetLimits {
     }
 }
 
+impl NetLimits {
+    /// Most bytes that unfinished frames may have of the bytes in work: the rest is for requests that are whole. Peers who hold ends back cannot take that away.
+    pub(super) fn unfinished_bytes_max(&self) -> usize {
+        (self.in_flight_bytes_max / 2).max(self.frame.frame_bytes_max).min(self.in_flight_bytes_max)
+    }
+}
+
 /// A request's bytes, counted while it is in work. Drop it when the answer is made.
 #[derive(Debug)]
 pub struct Permit {
-    _connection: OwnedSemaphorePermit,
-    _all: OwnedSemaphorePermit,
+    part: OwnedSemaphorePermit,
+    all: OwnedSemaphorePermit,
+}
+
+impl Permit {
+    pub(super) fn bytes(&self) -> usize {
+        self.all.num_permits()
+    }
+
+    /// Both must be of the same budgets.
+    pub(super) fn merge(&mut self, other: Self) {
+        self.part.merge(other.part);
+        self.all.merge(other.all);
+    }
 }
 
 /// A bounded number of bytes.
@@ -82,10 +101,11 @@ impl Budget {
     }
 }
 
-pub(super) fn try_permit(connection: &Budget, all: &Budget, bytes: usize) -> Option<Permit> {
-    Some(Permit { _connection: connection.try_take(bytes)?, _all: all.try_take(bytes)? })
+/// Counts bytes in a part (a connection's, or that of unfinished frames) and in all.
+pub(super) fn try_permit(part: &Budget, all: &Budget, bytes: usize) -> Option<Permit> {
+    Some(Permit { part: part.try_take(bytes)?, all: all.try_take(bytes)? })
 }
 
-pub(super) async fn permit(connection: &Budget, all: &Budget, bytes: usize) -> Permit {
-    Permit { _connection: connection.take(bytes).await, _all: all.take(bytes).await }
+pub(super) async fn permit(part: &Budget, all: &Budget, bytes: usize) -> Permit {
+    Permit { part: part.take(bytes).await, all: all.take(bytes).await }
 }

@@ -21,6 +21,7 @@ use std::{
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Notify, OwnedSemaphorePermit},
+    task::yield_now,
     time::{Instant, sleep, timeout, timeout_at},
 };
 
@@ -29,8 +30,13 @@ const READ_BYTES_MIN: usize = 8 * 1024;
 const READ_BYTES_MAX: usize = 256 * 1024;
 /// Unfinished frames beyond this are counted against the bytes in work.
 const UNCOUNTED_BYTES: usize = 64 * 1024;
-/// A connection with so many bytes of answers waiting is not read from.
+/// A connection with so many bytes of answers waiting is not read from, and what it has sent already has to wait.
 const UNREAD_ANSWERS_MAX: usize = 4 * 1024 * 1024;
+/// After so many bytes of answers in one go other connections have their turn: a store that checks what it gives is busy for a quarter of a millisecond with it.
+const TURN_ANSWERS_BYTES: usize = 1024 * 1024;
+/// Most bytes that a connection's answers take up in the kernel before they are on the wire. Left to itself it keeps 4 MiB for each peer who does not read, of
+/// memory that all sockets of the machine share.
+const UNSENT_BYTES_MAX: u32 = 256 * 1024;
 /// Pause after a failure to take a connection; file descriptors may come free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -39,6 +45,10 @@ pub struct Net {
     pub(super) limits: NetLimits,
     pub(super) stats: NetStats,
     in_flight: Budget,
+    /// The part of it that unfinished frames may have.
+    unfinished: Budget,
+    /// Whoever has this finishes its frame beyond that part.
+    turn: Budget,
     connections: Mutex<HashMap<ConnectionId, Arc<Connection>>>,
     next_id: AtomicU64,
     stopping: AtomicBool,
@@ -53,6 +63,8 @@ impl Net {
             limits,
             stats: NetStats::default(),
             in_flight: Budget::new(limits.in_flight_bytes_max),
+            unfinished: Budget::new(limits.unfinished_bytes_max()),
+            turn: Budget::new(1),
             connections: Mutex::default(),
             next_id: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
@@ -159,6 +171,7 @@ async fn accept(listener: TcpListener, net: Arc<Net>, service: Arc<dyn Service>)
             Ok((stream, peer)) => {
                 // Answers are written whole; waiting for more to send with them only delays. A failure shows at the first read.
                 let _ = stream.set_nodelay(true);
+                let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
                 match net.admit(stream, peer) {
                     Some(connection) => drop(tokio::spawn(serve(connection, Arc::clone(&service)))),
                     None => tracing::debug!(%peer, "a connection was refused: there are {} already, or the server is stopping", net.connections()),
@@ -189,8 +202,15 @@ impl Drop for Ending {
 
 async fn serve(connection: Arc<Connection>, service: Arc<dyn Service>) {
     let ending = Ending { connection, service };
-    let mut reader =
-        Reader { connection: &ending.connection, service: &*ending.service, buffer: BytesMut::new(), chunk: READ_BYTES_MIN, begun: None, growth: None };
+    let mut reader = Reader {
+        connection: &ending.connection,
+        service: &*ending.service,
+        buffer: BytesMut::new(),
+        chunk: READ_BYTES_MIN,
+        begun: None,
+        growth: None,
+        turn: None,
+    };
     let reason = reader.run().await;
     drop(reader);
     if reason == CloseReason::Stopping {
@@ -211,7 +231,21 @@ struct Reader<'a> {
     /// When the first byte of the frame that lies unfinished in the buffer came.
     begun: Option<Instant>,
     /// The unfinished frame's part of the bytes in work.
-    growth: Option<OwnedSemaphorePermit>,
+    growth: Option<Permit>,
+    /// The unfinished frame need not be counted further.
+    turn: Option<OwnedSemaphorePermit>,
+}
+
+/// Why a batch has ended.
+enum Stopped {
+    /// No whole frame is left.
+    Empty,
+    /// The peer has to take its answers first.
+    Unread,
+    /// It was enough for one turn.
+    Turn,
+    /// A frame, and its length, that does not fit into the bytes in work.
+    Full(Frame, usize),
 }
 
 impl Reader<'_> {
@@ -231,8 +265,8 @@ impl Reader<'_> {
         }
     }
 
-    /// Until there is something to read and the peer has taken its answers.
-    async fn wait(&mut self) -> Result<(), CloseReason> {
+    /// Until the peer has taken its answers.
+    async fn taken(&self) -> Result<(), CloseReason> {
         let connection = self.connection;
         loop {
             if let Some(reason) = connection.closed() {
@@ -242,11 +276,17 @@ impl Reader<'_> {
                 return Err(CloseReason::Stopping);
             }
             if connection.outbox_bytes() < UNREAD_ANSWERS_MAX {
-                break;
+                return Ok(());
             }
             // The task that writes them has the deadline, and tells of its end.
             connection.changed.notified().await;
         }
+    }
+
+    /// Until there is something to read and the peer has taken its answers.
+    async fn wait(&mut self) -> Result<(), CloseReason> {
+        let connection = self.connection;
+        self.taken().await?;
         if self.buffer.is_empty() {
             // An idle connection holds no buffer.
             self.buffer = BytesMut::new();
@@ -294,8 +334,10 @@ impl Reader<'_> {
         loop {
             let stopped = self.handle_ready();
             match stopped? {
+                Stopped::Unread => self.taken().await?,
+                Stopped::Turn => yield_now().await,
                 // The batch has ended and its answers are out; only then it is safe to wait for others to finish.
-                Some((frame, bytes)) => {
+                Stopped::Full(frame, bytes) => {
                     let net = &self.connection.net;
                     let held = permit(&self.connection.in_flight, &net.in_flight, bytes);
                     let permit = tokio::select! {
@@ -304,7 +346,7 @@ impl Reader<'_> {
                     };
                     self.dispatch(frame, permit);
                 }
-                None => return self.count_growth().await,
+                Stopped::Empty => return self.count_growth().await,
             }
         }
     }
@@ -319,35 +361,42 @@ impl Reader<'_> {
         });
     }
 
-    /// Hands over frames as one batch, until the buffer has no whole frame or a frame does not fit into the bytes in work: that one is given back.
-    fn handle_ready(&mut self) -> Result<Option<(Frame, usize)>, CloseReason> {
+    /// Hands over frames as one batch, as far as may be.
+    fn handle_ready(&mut self) -> Result<Stopped, CloseReason> {
         let _batch = Batch::enter();
         let service = self.service;
-        let mut result = Ok(None);
+        let mut result = Ok(Stopped::Empty);
         service.on_read(&mut || result = self.take_frames());
         result
     }
 
-    fn take_frames(&mut self) -> Result<Option<(Frame, usize)>, CloseReason> {
+    fn take_frames(&mut self) -> Result<Stopped, CloseReason> {
         let net = &self.connection.net;
+        let begun = self.connection.outbox_bytes();
         loop {
+            match self.connection.outbox_bytes() {
+                waiting if waiting >= UNREAD_ANSWERS_MAX => return Ok(Stopped::Unread),
+                waiting if waiting >= begun + TURN_ANSWERS_BYTES => return Ok(Stopped::Turn),
+                _ => {}
+            }
             let before = self.buffer.len();
             match next_frame(&mut self.buffer, &net.limits.frame) {
                 Ok(Step::Frame(frame)) => {
                     NetStats::add(&net.stats.frames_in, 1);
                     self.begun = None;
                     self.growth = None;
+                    self.turn = None;
                     let bytes = before - self.buffer.len();
                     match try_permit(&self.connection.in_flight, &net.in_flight, bytes) {
                         Some(permit) => self.service.on_frame(self.connection, frame, permit),
-                        None => return Ok(Some((frame, bytes))),
+                        None => return Ok(Stopped::Full(frame, bytes)),
                     }
                 }
                 Ok(Step::Need(_)) => {
                     if before > 0 {
                         self.begun.get_or_insert_with(Instant::now);
                     }
-                    return Ok(None);
+                    return Ok(Stopped::Empty);
                 }
                 Err(error) => {
                     tracing::warn!(peer = %self.connection.peer(), %error, "the connection is closed: what came is no frame");
@@ -359,13 +408,14 @@ impl Reader<'_> {
 
     /// Counts what a large unfinished frame takes up, so that many of them together stay within the bound.
     async fn count_growth(&mut self) -> Result<(), CloseReason> {
-        let held = self.growth.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let held = self.growth.as_ref().map_or(0, Permit::bytes);
         let grown = self.buffer.len().saturating_sub(UNCOUNTED_BYTES + held);
-        if grown == 0 {
+        if grown == 0 || self.turn.is_some() {
             return Ok(());
         }
-        let end = self.begun.unwrap_or_else(Instant::now) + self.connection.net.limits.partial_frame;
-        let mut more = self.connection.net.in_flight.try_take(grown);
+        let net = &self.connection.net;
+        let end = self.begun.unwrap_or_else(Instant::now) + net.limits.partial_frame;
+        let mut more = try_permit(&net.unfinished, &net.in_flight, grown);
         while more.is_none() {
             if let Some(reason) = self.connection.closed() {
                 return Err(reason);
@@ -373,9 +423,13 @@ impl Reader<'_> {
             if Instant::now() >= end {
                 return Err(CloseReason::PartialFrame);
             }
-            // Not queued for it: a frame that holds its part while it waits for more could keep all others from finishing.
+            // When everybody holds a part and waits for more, nobody would finish: one at a time may.
+            self.turn = net.turn.try_take(1);
+            if self.turn.is_some() {
+                return Ok(());
+            }
             sleep(Duration::from_millis(10)).await;
-            more = self.connection.net.in_flight.try_take(grown);
+            more = try_permit(&net.unfinished, &net.in_flight, grown);
         }
         match (&mut self.growth, more) {
             (Some(held), Some(more)) => held.merge(more),

@@ -213,6 +213,39 @@ async fn a_peer_that_never_reads_loses_its_connection_and_holds_nobody_up() {
 }
 
 #[tokio::test]
+async fn a_peer_that_asks_faster_than_it_reads_waits_and_gets_everything() {
+    let world = World::with(NetLimits { outbox_bytes_per_connection: 16 << 20, ..NetLimits::default() }).await;
+    let mut eager = world.connect().await;
+    let all: Vec<u8> = (0..64).flat_map(|n| frame(LARGE, n, b"")).collect();
+    eager.send(&all).await;
+    world.until("as much as may wait", |w| w.net.stats().outbox_bytes.load(Ordering::Relaxed) >= 4 << 20).await;
+    sleep(Duration::from_millis(50)).await;
+    assert!(world.net.stats().outbox_bytes.load(Ordering::Relaxed) < 6 << 20);
+    for n in 0..64 {
+        assert_eq!(eager.answer().await.header.opaque, n);
+    }
+}
+
+#[tokio::test]
+async fn what_others_leave_unread_does_not_end_a_peer_that_reads() {
+    let limits = NetLimits { outbox_bytes_max: 1 << 20, ..NetLimits::default() };
+    let world = World::with(limits).await;
+    let mut greedy = world.connect().await;
+    greedy.send(&[frame(LARGE, 1, b""), frame(LARGE, 2, b"")].concat()).await;
+    world.until("ended", |w| w.net.stats().closed_for(CloseReason::SlowReader) == 1).await;
+    // One answer alone is always taken, and this one is more than the sockets' buffers hold.
+    let mut unread = world.connect().await;
+    unread.send(&frame(RequestCode::HeartBeat, 1, &vec![0; 15 << 20])).await;
+    world.until("full", |w| w.net.stats().outbox_bytes.load(Ordering::Relaxed) > 1 << 20).await;
+    let mut other = world.connect().await;
+    let all: Vec<u8> = (0..100).flat_map(|n| frame(RequestCode::HeartBeat, n, b"x")).collect();
+    other.send(&all).await;
+    for n in 0..100 {
+        assert_eq!(other.answer().await.header.opaque, n);
+    }
+}
+
+#[tokio::test]
 async fn a_slow_peer_gets_everything_whole() {
     let world = World::with(NetLimits::default()).await;
     let mut peer = world.connect().await;
@@ -244,6 +277,34 @@ async fn beyond_the_bytes_in_work_a_connection_is_not_read_from_until_answers_go
         drop(permit);
         assert_eq!(peer.answer().await.header.opaque, n);
     }
+}
+
+#[tokio::test]
+async fn unfinished_frames_leave_room_for_whole_ones() {
+    let frame_limits = FrameLimits { frame_bytes_max: 512 * 1024, ..FrameLimits::default() };
+    let world = World::with(NetLimits { frame: frame_limits, in_flight_bytes_max: 1 << 20, ..NetLimits::default() }).await;
+    let large = frame(RequestCode::HeartBeat, 1, &[0; 256 * 1024]);
+    let mut withheld = Vec::new();
+    for _ in 0..8 {
+        let mut peer = world.connect().await;
+        peer.send(&large[..large.len() - 1]).await;
+        withheld.push(peer);
+    }
+    world.until("all that they may have", |w| w.net.in_flight_bytes() > 300 * 1024).await;
+    let mut other = world.connect().await;
+    for n in 0..10 {
+        other.send(&frame(RequestCode::HeartBeat, n, &[0; 10_000])).await;
+        assert_eq!(other.answer().await.header.opaque, n);
+    }
+    assert!(world.net.in_flight_bytes() <= 512 * 1024);
+    // The ends come after all: everybody is served, though nobody has room for a whole frame besides the others' parts.
+    for peer in &mut withheld {
+        peer.send(&large[large.len() - 1..]).await;
+    }
+    for peer in &mut withheld {
+        assert_eq!(peer.answer().await.body.len(), 256 * 1024);
+    }
+    world.until("given back", |w| w.net.in_flight_bytes() == 0).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The name server's requests.
 
-use super::{Answer, Code, Failure, Outcome, Reply, Request};
+use super::{Answer, Aside, Code, Failure, Outcome, Reply, Request};
 use sluice_naming::{BrokerId, KvConfig, Lifetime, Registration, RouteError, RouteTable};
 use sluice_protocol::{
     ExtFields, RequestCode, ResponseCode, TypedHeader,
@@ -16,6 +16,8 @@ use sluice_store::{AppendError, Batch, MetaChange, MetaTable, Store, Wait};
 use sluice_types::Topic;
 use std::{sync::Arc, time::Duration};
 
+/// A larger registration is not read on a connection's thread: some thousand topics.
+const REGISTERED_AT_ONCE_BYTES_MAX: usize = 256 * 1024;
 /// Between namespace and key in the store.
 const KEY_SEPARATOR: char = '\u{1}';
 
@@ -23,6 +25,8 @@ const KEY_SEPARATOR: char = '\u{1}';
 pub struct NamingProcessor {
     table: Arc<RouteTable>,
     store: Option<Arc<Store>>,
+    /// One at a time: a compressed one may inflate to 16 MiB of topics.
+    large_registrations: Aside,
 }
 
 impl From<RouteError> for Failure {
@@ -46,14 +50,14 @@ impl NamingProcessor {
                 tracing::warn!(name, "a stored value of the key-value configuration can't be used; it is left out");
             }
         }
-        Self { table, store }
+        Self { table, store, large_registrations: Aside::new(1) }
     }
 
     pub(super) fn handle(&self, code: RequestCode, request: &Request<'_>, reply: Reply) {
         let outcome = match code {
             Code::GetRouteinfoByTopic => self.route(request),
             Code::GetBrokerClusterInfo => Ok(Answer::json(&self.table.cluster_info())),
-            Code::RegisterBroker => self.register(request),
+            Code::RegisterBroker => return self.register(request, reply),
             Code::UnregisterBroker => self.unregister(request),
             Code::BrokerHeartbeat => self.heartbeat(request),
             Code::QueryDataVersion => self.query_data_version(request),
@@ -89,37 +93,18 @@ impl NamingProcessor {
         }
     }
 
-    fn register(&self, request: &Request<'_>) -> Outcome {
-        let header: RegisterBrokerRequest = request.fields()?;
-        let crc = crc32fast::hash(&request.body).cast_signed();
-        // RocketMQ clears the sign before it sends a checksum.
-        if header.body_crc32 != 0 && header.body_crc32 != crc & i32::MAX && header.body_crc32 != crc {
-            return Err(Failure::new(ResponseCode::SystemError, "the registration's checksum is not that of its body; send it again"));
+    /// A small registration is taken at once, a large or compressed one elsewhere and after those that came before: it may keep a processor busy for long, and
+    /// a connection's thread carries other connections too.
+    fn register(&self, request: &Request<'_>, reply: Reply) {
+        let header: RegisterBrokerRequest = match request.fields() {
+            Ok(header) => header,
+            Err(failure) => return reply.outcome(Err(failure)),
+        };
+        let (table, body) = (Arc::clone(&self.table), request.body.clone());
+        if !header.compressed && body.len() <= REGISTERED_AT_ONCE_BYTES_MAX {
+            return reply.outcome(register(&table, &header, &body));
         }
-        let registered = if request.body.is_empty() { RegisterBrokerBody::default() } else { RegisterBrokerBody::decode(&request.body, header.compressed)? };
-        let wrapper = registered.topic_config_serialize_wrapper;
-        let (topics, refused): (Vec<_>, Vec<_>) = wrapper.topic_config_table.into_iter().partition(|(name, _)| Topic::new(name).is_ok());
-        if let Some((name, _)) = refused.first() {
-            let shown: String = name.chars().take(64).collect();
-            tracing::warn!(broker = %header.broker_name, topic = ?shown, more = refused.len() - 1, "a topic with an illegal name is not taken");
-        }
-        let result = self.table.register(Registration {
-            broker: BrokerId {
-                cluster: header.cluster_name.to_string(),
-                name: header.broker_name.to_string(),
-                id: header.broker_id,
-                address: header.broker_addr.to_string(),
-            },
-            ha_address: header.ha_server_addr.to_string(),
-            lifetime: Lifetime::Silence(header.heartbeat_timeout_millis.and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis)),
-            enable_acting_master: header.enable_acting_master.unwrap_or(false),
-            topics: topics.into_iter().collect(),
-            version: wrapper.data_version,
-        })?;
-        let fields = RegisterBrokerResponse { ha_server_addr: result.ha_address.map(Into::into), master_addr: result.master_address.map(Into::into) };
-        // The body is the order configuration, which brokers hand to clients.
-        let order = KvTable { table: self.table.kv().list(sluice_naming::ORDER_TOPIC_NAMESPACE).unwrap_or_default() };
-        Ok(Answer { body: vec![body::to_json(&order).into()], ..Answer::fields(&fields) })
+        self.large_registrations.run(reply, move || register(&table, &header, &body));
     }
 
     fn unregister(&self, request: &Request<'_>) -> Outcome {
@@ -250,4 +235,36 @@ impl NamingProcessor {
 
 fn topic_list(topic_list: Vec<String>, broker_addr: Option<String>) -> Answer {
     Answer::json(&TopicList { broker_addr, topic_list })
+}
+
+fn register(table: &RouteTable, header: &RegisterBrokerRequest, body: &[u8]) -> Outcome {
+    let crc = crc32fast::hash(body).cast_signed();
+    // RocketMQ clears the sign before it sends a checksum.
+    if header.body_crc32 != 0 && header.body_crc32 != crc & i32::MAX && header.body_crc32 != crc {
+        return Err(Failure::new(ResponseCode::SystemError, "the registration's checksum is not that of its body; send it again"));
+    }
+    let registered = if body.is_empty() { RegisterBrokerBody::default() } else { RegisterBrokerBody::decode(body, header.compressed)? };
+    let wrapper = registered.topic_config_serialize_wrapper;
+    let (topics, refused): (Vec<_>, Vec<_>) = wrapper.topic_config_table.into_iter().partition(|(name, _)| Topic::new(name).is_ok());
+    if let Some((name, _)) = refused.first() {
+        let shown: String = name.chars().take(64).collect();
+        tracing::warn!(broker = %header.broker_name, topic = ?shown, more = refused.len() - 1, "a topic with an illegal name is not taken");
+    }
+    let result = table.register(Registration {
+        broker: BrokerId {
+            cluster: header.cluster_name.to_string(),
+            name: header.broker_name.to_string(),
+            id: header.broker_id,
+            address: header.broker_addr.to_string(),
+        },
+        ha_address: header.ha_server_addr.to_string(),
+        lifetime: Lifetime::Silence(header.heartbeat_timeout_millis.and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis)),
+        enable_acting_master: header.enable_acting_master.unwrap_or(false),
+        topics: topics.into_iter().collect(),
+        version: wrapper.data_version,
+    })?;
+    let fields = RegisterBrokerResponse { ha_server_addr: result.ha_address.map(Into::into), master_addr: result.master_address.map(Into::into) };
+    // The body is the order configuration, which brokers hand to clients.
+    let order = KvTable { table: table.kv().list(sluice_naming::ORDER_TOPIC_NAMESPACE).unwrap_or_default() };
+    Ok(Answer { body: vec![body::to_json(&order).into()], ..Answer::fields(&fields) })
 }

@@ -410,3 +410,23 @@ async fn the_broker_says_how_it_is() {
     assert_eq!(info.table["brokerActive"], "true");
     assert_eq!(info.table["putTps"].split(' ').count(), 3);
 }
+
+#[tokio::test]
+async fn registrations_that_inflate_without_end_are_refused_and_hold_up_nobody() {
+    let world = World::start().await;
+    let mut hostile = world.connect().await;
+    let header = sluice_protocol::headers::RegisterBrokerRequest { broker_name: "b2".into(), compressed: true, ..Default::default() };
+    let piece = |bytes: &[u8]| [&(bytes.len() as i32).to_be_bytes(), bytes].concat();
+    let plain = [piece(b"{}"), i32::MAX.to_be_bytes().to_vec(), piece(b"orders 4 8 6 SINGLE_TAG").repeat(700_000)].concat();
+    let bomb = sluice_protocol::compress::deflate_zlib(&plain);
+    for _ in 0..20 {
+        hostile.ask(Code::RegisterBroker, header.encode(), &bomb).await;
+    }
+    world.until("in work", |w| w.net.in_flight_bytes() > 0).await;
+    let mut other = world.connect().await;
+    other.heartbeat("c1").await;
+    assert!(world.net.in_flight_bytes() > 0, "the others were answered only after the bombs");
+    for _ in 0..20 {
+        assert_ne!(hostile.read().await.header.response_code(), Some(ResponseCode::Success));
+    }
+}
