@@ -2,9 +2,11 @@
 //!
 //! | file | what it does |
 //! | --- | --- |
+//! | `bench/alone.rs` | figures of Sluice that have no peer: starts, memory, backlog, many topics |
 //! | `bench/ceilings.rs` | measures the disk's syncs and the loopback's round trips |
 //! | `bench/report.rs` | docs/benchmark.md and its plot |
 
+mod alone;
 mod ceilings;
 mod report;
 
@@ -43,26 +45,46 @@ pub(super) struct Setting {
     in_flight: u32,
     size: u32,
     batch: u32,
+    pub(super) goals: &'static [Goal],
 }
 
-/// From one message at a time to as many as go through.
-const SETTINGS: [Setting; 6] = [
-    Setting { name: "sync flush, 1 at a time, 1 KiB", sync_flush: true, connections: 1, in_flight: 1, size: 1024, batch: 1 },
-    Setting { name: "sync flush, 8 x 32, 1 KiB", sync_flush: true, connections: 8, in_flight: 32, size: 1024, batch: 1 },
-    Setting { name: "sync flush, 8 x 8, batches of 32 x 128 B", sync_flush: true, connections: 8, in_flight: 8, size: 128, batch: 32 },
-    Setting { name: "async flush, 1 at a time, 1 KiB", sync_flush: false, connections: 1, in_flight: 1, size: 1024, batch: 1 },
-    Setting { name: "async flush, 8 x 32, 1 KiB", sync_flush: false, connections: 8, in_flight: 32, size: 1024, batch: 1 },
-    Setting { name: "async flush, 8 x 8, batches of 32 x 128 B", sync_flush: false, connections: 8, in_flight: 8, size: 128, batch: 32 },
+/// What a load should come to.
+#[derive(Clone, Copy)]
+pub(super) enum Goal {
+    /// So many times as much as RocketMQ.
+    TimesPeer(f64),
+    /// This part of the synced round trips.
+    PartOfCeiling(f64),
+    /// Messages a second.
+    Rate(f64),
+}
+
+use Goal::{PartOfCeiling, Rate, TimesPeer};
+
+/// From one message at a time to as many as go through. 64 in flight on one connection is what one Java producer does with 64 threads.
+const SETTINGS: [Setting; 7] = [
+    Setting { goals: &[TimesPeer(2.5), PartOfCeiling(0.8)], ..one_by_one("sync flush, 1 in flight, 1 KiB", true, 1, 1) },
+    Setting { goals: &[TimesPeer(8.0)], ..one_by_one("sync flush, 64 in flight, 1 KiB", true, 1, 64) },
+    one_by_one("sync flush, 64 connections with 1 in flight, 1 KiB", true, 64, 1),
+    one_by_one("async flush, 1 in flight, 1 KiB", false, 1, 1),
+    Setting { goals: &[TimesPeer(5.0)], ..one_by_one("async flush, 64 in flight, 1 KiB", false, 1, 64) },
+    one_by_one("async flush, 64 connections with 1 in flight, 1 KiB", false, 64, 1),
+    Setting { size: 128, batch: 128, goals: &[Rate(1e6)], ..one_by_one("async flush, 16 batches of 128 in flight, 128 B", false, 2, 8) },
 ];
 
+const fn one_by_one(name: &'static str, sync_flush: bool, connections: u32, in_flight: u32) -> Setting {
+    Setting { name, sync_flush, connections, in_flight, size: 1024, batch: 1, goals: &[] }
+}
+
 /// What each broker does before it is measured.
-const WARM_UP: Setting = Setting { name: "warm-up", sync_flush: false, connections: 8, in_flight: 32, size: 1024, batch: 1 };
+const WARM_UP: Setting = one_by_one("warm-up", false, 8, 32);
 const WARM_UP_SECONDS: u32 = 10;
 
 /// What `sluice bench produce --output json` prints, as far as it is used.
 #[derive(Deserialize)]
-struct Printed {
-    messages_per_second: f64,
+pub(super) struct Printed {
+    pub(super) messages_per_second: f64,
+    pub(super) megabytes_per_second: f64,
     latency_us: PrintedLatency,
     error_count: u64,
 }
@@ -92,21 +114,42 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let binary = sluice::binary(&arguments.binary)?;
     let base = arguments.dir.clone().unwrap_or_else(std::env::temp_dir);
     let folder = tempfile::Builder::new().prefix("sluice-bench-").tempdir_in(&base).with_context(|| format!("making a directory in {}", base.display()))?;
-    let ceilings = ceilings::measure(folder.path())?;
-    println!("bench: {:.0} syncs/s, {:.0} round trips/s at best", ceilings.syncs_per_second, ceilings.round_trips_per_second);
-    let mut table = Table::new(SETTINGS.len());
+    let mut table = Table::new(&SETTINGS);
     for round in 1..=arguments.rounds {
+        // Between the brokers' turns, not once: a shared disk is not the same every minute.
+        let ceilings = ceilings::measure(folder.path())?;
+        println!(
+            "bench: {:.0} syncs/s, {:.0} round trips/s, {:.0} of both",
+            ceilings.syncs_per_second, ceilings.round_trips_per_second, ceilings.synced_round_trips_per_second
+        );
+        table.ceilings.push(ceilings);
         for sync_flush in [true, false] {
             for is_peer in [false, true] {
-                let place = folder.path().join(format!("{round}-{sync_flush}-{is_peer}"));
-                std::fs::create_dir_all(&place).with_context(|| format!("making {}", place.display()))?;
-                turn(arguments, &binary, &place, sync_flush, is_peer, &mut table)?;
-                // Segments of gigabytes: the next turn shall find the disk as this one did.
-                std::fs::remove_dir_all(&place).with_context(|| format!("removing {}", place.display()))?;
+                let place = Place::new(folder.path(), &format!("{round}-{sync_flush}-{is_peer}"))?;
+                turn(arguments, &binary, &place.0, sync_flush, is_peer, &mut table)?;
             }
         }
     }
-    report::write(&places::root().join("docs"), &SETTINGS, &table, &ceilings, arguments.rounds, arguments.seconds)
+    let figures = alone::measure(&binary, folder.path())?;
+    report::write(&places::root().join("docs"), &table, &figures, arguments.rounds, arguments.seconds)
+}
+
+/// A directory for one turn. Segments of gigabytes: the next turn shall find the disk as this one did.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(folder: &Path, name: &str) -> Result<Self> {
+        let path = folder.join(name);
+        std::fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // What stays goes with the whole directory in the end.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 /// All loads of one kind of flush against one broker, freshly started.
@@ -129,21 +172,29 @@ fn turn(arguments: &Arguments, binary: &Path, place: &Path, sync_flush: bool, is
 }
 
 fn load(binary: &Path, namesrv: &str, setting: &Setting, topic: &str, seconds: u32) -> Result<Measured> {
-    let mut command = Command::new(binary);
-    command.args(["bench", "produce", topic, "--namesrv", namesrv, "--output", "json", "--warmup", "2"]);
+    let mut words = vec!["produce".to_owned(), topic.to_owned()];
     for (flag, value) in [
         ("--connections", setting.connections),
         ("--in-flight", setting.in_flight),
         ("--size", setting.size),
         ("--batch", setting.batch),
         ("--seconds", seconds),
+        ("--warmup", 2),
     ] {
-        command.args([flag, &value.to_string()]);
+        words.extend([flag.to_owned(), value.to_string()]);
     }
-    let text = process::output(&mut command, Duration::from_secs(u64::from(seconds) + 90))?;
+    let printed = generate(binary, namesrv, &words, Duration::from_secs(u64::from(seconds) + 90))?;
+    Ok(Measured { rate: printed.messages_per_second, p50_us: printed.latency_us.p50, p99_us: printed.latency_us.p99 })
+}
+
+/// Runs `sluice bench` with these words.
+fn generate(binary: &Path, namesrv: &str, words: &[String], deadline: Duration) -> Result<Printed> {
+    let mut command = Command::new(binary);
+    command.arg("bench").args(words).args(["--namesrv", namesrv, "--output", "json"]);
+    let text = process::output(&mut command, deadline)?;
     let printed: Printed = serde_json::from_str(&text).with_context(|| format!("reading what sluice bench printed: {text}"))?;
     if printed.error_count > 0 {
-        eprintln!("bench: {} errors in {}: {text}", printed.error_count, setting.name);
+        eprintln!("bench: {} errors in {}: {text}", printed.error_count, words.join(" "));
     }
-    Ok(Measured { rate: printed.messages_per_second, p50_us: printed.latency_us.p50, p99_us: printed.latency_us.p99 })
+    Ok(printed)
 }

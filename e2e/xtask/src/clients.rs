@@ -1,7 +1,15 @@
 //! `cargo xtask clients`: the official Java clients, unmodified, as programs that say PASS or FAIL.
+//!
+//! | file | what it does |
+//! | --- | --- |
+//! | `clients/benchmark.rs` | runs the benchmark programs that RocketMQ comes with |
+//! | `clients/statistics.rs` | what they print, and what of it is good enough |
+
+mod benchmark;
+mod statistics;
 
 use crate::{peer::Peer, places, process, sluice, text};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use std::{
     fs,
@@ -33,35 +41,74 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    if let Some(namesrv) = &arguments.namesrv {
-        return scenarios(arguments, namesrv);
-    }
+    let chosen = Chosen::new(&arguments.only)?;
     let folder = tempfile::Builder::new().prefix("sluice-clients-").tempdir().context("making a temporary directory")?;
-    let outcome = if arguments.peer { against_peer(arguments, folder.path()) } else { against_sluice(arguments, folder.path()) };
+    let outcome = match &arguments.namesrv {
+        Some(namesrv) => scenarios(arguments, &chosen, namesrv, folder.path()),
+        None if arguments.peer => against_peer(arguments, &chosen, folder.path()),
+        None => against_sluice(arguments, &chosen, folder.path()),
+    };
     if outcome.is_err() {
         eprintln!("logs and data are kept in {}", folder.keep().display());
     }
     outcome
 }
 
-fn against_sluice(arguments: &Arguments, folder: &Path) -> Result<()> {
+/// The scenarios that are wanted, by who runs them.
+struct Chosen<'a> {
+    /// The Java programs' names; an empty list means all of them.
+    programs: Option<Vec<&'a str>>,
+    benchmarks: Vec<&'static benchmark::Scenario>,
+}
+
+impl<'a> Chosen<'a> {
+    fn new(only: &'a [String]) -> Result<Self> {
+        if only.is_empty() {
+            return Ok(Self { programs: Some(Vec::new()), benchmarks: benchmark::SCENARIOS.iter().collect() });
+        }
+        let (mut programs, mut benchmarks) = (Vec::new(), Vec::new());
+        for name in only {
+            match benchmark::SCENARIOS.iter().find(|scenario| scenario.name == name) {
+                Some(scenario) => benchmarks.push(scenario),
+                None if name.starts_with("benchmark-") => {
+                    bail!("unknown scenario {name}; known: {}", benchmark::SCENARIOS.each_ref().map(|s| s.name).join(", "))
+                }
+                // The Java programs know their own.
+                None => programs.push(name.as_str()),
+            }
+        }
+        Ok(Self { programs: (!programs.is_empty()).then_some(programs), benchmarks })
+    }
+}
+
+fn against_sluice(arguments: &Arguments, chosen: &Chosen<'_>, folder: &Path) -> Result<()> {
     let binary = sluice::binary(&arguments.binary)?;
     let site = sluice::Site::new(&binary, &folder.join("data"), &folder.join("sluice.log"), &[])?;
     let mut running = site.start()?;
-    scenarios(arguments, &site.namesrv())?;
+    scenarios(arguments, chosen, &site.namesrv(), folder)?;
     let status = running.stop(Duration::from_secs(30))?;
     anyhow::ensure!(status.success(), "sluice ended with {status} on SIGTERM");
     Ok(())
 }
 
-fn against_peer(arguments: &Arguments, folder: &Path) -> Result<()> {
+fn against_peer(arguments: &Arguments, chosen: &Chosen<'_>, folder: &Path) -> Result<()> {
     let peer = Peer::start(folder, false)?;
-    scenarios(arguments, peer.namesrv())
+    scenarios(arguments, chosen, peer.namesrv(), folder)
 }
 
-fn scenarios(arguments: &Arguments, namesrv: &str) -> Result<()> {
-    let classes = programs()?;
+/// All run, whichever fails.
+fn scenarios(arguments: &Arguments, chosen: &Chosen<'_>, namesrv: &str, folder: &Path) -> Result<()> {
     let library = library(false)?;
+    let outcome = chosen.programs.as_ref().map_or(Ok(()), |only| run_programs(arguments, only, namesrv, &library));
+    if chosen.benchmarks.is_empty() {
+        return outcome;
+    }
+    let deadline = Duration::from_secs(arguments.deadline);
+    outcome.and(benchmark::run(&chosen.benchmarks, &benchmark::Surroundings { namesrv, library: &library, folder, deadline }))
+}
+
+fn run_programs(arguments: &Arguments, only: &[&str], namesrv: &str, library: &Path) -> Result<()> {
+    let classes = programs()?;
     let text = text::file()?;
     let logs = places::cache()?.join("client-logs");
     let mut command = Command::new("java");
@@ -69,8 +116,8 @@ fn scenarios(arguments: &Arguments, namesrv: &str) -> Result<()> {
     command.arg("-cp").arg(format!("{}:{}/*", classes.display(), library.display())).arg("sluice.clients.Main");
     command.args(["--namesrv", namesrv, "--million-count", &arguments.million_count.to_string(), "--deadline", &arguments.deadline.to_string()]);
     command.arg("--text").arg(text);
-    if !arguments.only.is_empty() {
-        command.arg("--only").args(&arguments.only);
+    if !only.is_empty() {
+        command.arg("--only").args(only);
     }
     process::run(&mut command, Duration::from_secs(arguments.deadline.saturating_mul(2).saturating_add(300)))
 }
@@ -111,4 +158,30 @@ fn maven(folder: &Path, peer: bool, goals: &[&str]) -> Result<()> {
         command.arg("-Ppeer");
     }
     process::run(command.args(goals), Duration::from_secs(600))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(only: &[&str]) -> Result<(Option<Vec<String>>, Vec<&'static str>)> {
+        let only: Vec<_> = only.iter().map(|&name| name.to_owned()).collect();
+        let chosen = Chosen::new(&only)?;
+        let programs = chosen.programs.map(|names| names.into_iter().map(str::to_owned).collect());
+        Ok((programs, chosen.benchmarks.iter().map(|scenario| scenario.name).collect()))
+    }
+
+    #[test]
+    fn each_scenario_goes_to_who_runs_it() {
+        assert_eq!(chosen(&[]).unwrap(), (Some(vec![]), vec!["benchmark-producer", "benchmark-batch-producer", "benchmark-consumer"]));
+        assert_eq!(chosen(&["million"]).unwrap(), (Some(vec!["million".to_owned()]), vec![]));
+        assert_eq!(chosen(&["benchmark-consumer"]).unwrap(), (None, vec!["benchmark-consumer"]));
+        assert_eq!(chosen(&["benchmark-producer", "tags"]).unwrap(), (Some(vec!["tags".to_owned()]), vec!["benchmark-producer"]));
+    }
+
+    #[test]
+    fn an_unknown_benchmark_is_an_error_that_names_the_known_ones() {
+        let error = chosen(&["benchmark-producers"]).unwrap_err().to_string();
+        assert!(error.contains("benchmark-producers") && error.contains("benchmark-batch-producer"), "{error}");
+    }
 }

@@ -5,10 +5,14 @@
 mod bench;
 mod clients;
 mod crash;
+mod flips;
 mod fuzz;
+mod hostile;
+mod memory;
 mod peer;
 mod places;
 mod process;
+mod promises;
 mod sluice;
 mod test;
 mod text;
@@ -29,14 +33,18 @@ struct Cli {
 enum Task {
     /// Formatting, lints, the repository's own rules and all tests of the workspace
     Test,
-    /// The repository's own rules only: crate arrows, unsafe code, file length, unfinished code
+    /// The repository's own rules only: crate arrows, unsafe code, file length, unfinished code, tests that documents name
     Tidy,
     /// The official Java clients against Sluice (or, with --peer, against Apache RocketMQ)
     Clients(clients::Arguments),
     /// Kills and power cuts under load: nothing acknowledged may be lost
     Crash(crash::Arguments),
+    /// Clients that trickle, lie, inflate and never read: the others must not notice
+    Hostile(hostile::Arguments),
     /// Sluice and Apache RocketMQ in turn under the same load; writes docs/benchmark.md
     Bench(bench::Arguments),
+    /// Each byte of a megabyte of log turned over in turn: told, and never served
+    Flips,
     /// The protocol's decoders under random input
     Fuzz(fuzz::Arguments),
 }
@@ -57,7 +65,9 @@ fn run() -> Result<()> {
         Task::Tidy => tidy::run(),
         Task::Clients(arguments) => clients::run(&arguments),
         Task::Crash(arguments) => crash::run(&arguments),
+        Task::Hostile(arguments) => hostile::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
+        Task::Flips => flips::run(),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
     }
 }

@@ -15,6 +15,8 @@ use std::{
 };
 
 const POLL: Duration = Duration::from_millis(20);
+/// How long a start takes is measured with this.
+const LISTENING_POLL: Duration = Duration::from_millis(1);
 
 /// A program that runs in the background; it is killed when this is dropped.
 pub(crate) struct Background {
@@ -73,7 +75,7 @@ impl Background {
             if Instant::now() > end {
                 bail!("{} does not listen at {address} after {deadline:?}", self.what);
             }
-            thread::sleep(POLL);
+            thread::sleep(LISTENING_POLL);
         }
         Ok(())
     }

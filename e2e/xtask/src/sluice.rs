@@ -37,6 +37,7 @@ pub(crate) struct Site {
     log: PathBuf,
     naming: u16,
     broker: u16,
+    http: Option<u16>,
     extra: Vec<String>,
 }
 
@@ -49,8 +50,25 @@ impl Site {
             log: log.to_path_buf(),
             naming: places::free_port()?,
             broker: places::free_port()?,
+            http: None,
             extra: extra.iter().map(|&flag| flag.to_owned()).collect(),
         })
+    }
+
+    /// The same with metrics and health, which are off otherwise.
+    pub(crate) fn with_http(mut self) -> Result<Self> {
+        self.http = Some(places::free_port()?);
+        Ok(self)
+    }
+
+    /// Where clients send and pull.
+    pub(crate) fn broker(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.broker))
+    }
+
+    /// Where metrics and health are, if they are on.
+    pub(crate) fn http(&self) -> Option<SocketAddr> {
+        self.http.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
     }
 
     /// The name server's address.
@@ -61,7 +79,8 @@ impl Site {
     /// Starts it and waits until it serves.
     pub(crate) fn start(&self) -> Result<Background> {
         let mut command = Command::new(&self.binary);
-        command.arg("server").arg("--data-dir").arg(&self.data).args(["--listen-address", "127.0.0.1", "--http-port", "off"]);
+        command.arg("server").arg("--data-dir").arg(&self.data).args(["--listen-address", "127.0.0.1"]);
+        command.args(["--http-port", &self.http.map_or_else(|| "off".to_owned(), |port| port.to_string())]);
         command.args(["--naming-port", &self.naming.to_string(), "--broker-port", &self.broker.to_string()]).args(&self.extra);
         let mut running = Background::start(&mut command, &self.log)?;
         for port in [self.naming, self.broker] {

@@ -1,6 +1,6 @@
 //! The repository's own rules, which no lint knows.
 
-use crate::{places, process, test};
+use crate::{places, process, promises, test};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use std::{
@@ -57,6 +57,10 @@ pub(crate) fn run() -> Result<()> {
     for file in java {
         check_length(&file, &read(&file)?, &mut wrong);
     }
+    let mut sources = Vec::new();
+    collect(&places::root().join("broker"), "rs", &mut sources)?;
+    let sources = sources.iter().map(|file| read(file)).collect::<Result<Vec<_>>>()?;
+    promises::check(&places::root(), sources.iter().map(String::as_str), &mut wrong)?;
     if wrong.is_empty() {
         println!("tidy: {} crates keep the rules", metadata.packages.len());
         return Ok(());

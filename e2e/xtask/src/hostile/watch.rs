@@ -1,0 +1,111 @@
+//! The broker from outside: its memory, its metrics, its health.
+
+use crate::memory::Memory;
+use anyhow::{Context, Result, bail, ensure};
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+/// A broker that does not answer its health within this time is not healthy.
+const HTTP: Duration = Duration::from_secs(5);
+/// Often enough to see a body that is inflated: a gigabyte takes much longer.
+const SAMPLE: Duration = Duration::from_millis(10);
+
+/// The broker under attack.
+#[derive(Clone, Copy)]
+pub(super) struct Broker {
+    pub(super) pid: u32,
+    pub(super) address: SocketAddr,
+    pub(super) http: SocketAddr,
+}
+
+impl Broker {
+    pub(super) fn memory(&self) -> Result<Memory> {
+        Memory::of(self.pid)
+    }
+
+    pub(super) fn metrics(&self) -> Result<Metrics> {
+        self.get("/metrics").map(Metrics)
+    }
+
+    /// Fails unless the broker says that it lives and takes traffic.
+    pub(super) fn check_health(&self) -> Result<()> {
+        self.get("/healthz")?;
+        self.get("/readyz").map(drop)
+    }
+
+    fn get(&self, path: &str) -> Result<String> {
+        let ask = || {
+            let mut stream = TcpStream::connect_timeout(&self.http, HTTP)?;
+            stream.set_read_timeout(Some(HTTP))?;
+            stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: sluice\r\nconnection: close\r\n\r\n").as_bytes())?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).map(|_| answer)
+        };
+        let answer = ask().with_context(|| format!("asking the broker for {path}"))?;
+        let Some((head, body)) = answer.split_once("\r\n\r\n") else { bail!("the broker's answer to {path} is no HTTP: {answer:?}") };
+        ensure!(head.starts_with("HTTP/1.1 200 "), "the broker answers {path} with {}: {body}", head.lines().next().unwrap_or_default());
+        Ok(body.to_owned())
+    }
+}
+
+/// One scrape.
+pub(super) struct Metrics(String);
+
+impl Metrics {
+    /// The value of the line that begins with this name and these labels; 0 for one that is not there (yet).
+    pub(super) fn value(&self, line: &str) -> f64 {
+        self.0.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(' ')?.parse().ok()).unwrap_or(0.0)
+    }
+
+    /// Connections ended by the broker itself, by reason.
+    pub(super) fn closed(&self, reason: &str) -> f64 {
+        self.value(&format!("sluice_connections_closed_total{{reason=\"{reason}\"}}"))
+    }
+}
+
+/// Looks at the broker's own memory again and again and keeps the largest value.
+pub(super) struct Peak {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Result<u64>>,
+}
+
+impl Peak {
+    pub(super) fn watch(broker: Broker) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let mut peak = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                peak = peak.max(broker.memory()?.own);
+                thread::sleep(SAMPLE);
+            }
+            Ok(peak)
+        });
+        Self { stop, thread }
+    }
+
+    pub(super) fn end(self) -> Result<u64> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().map_err(|_| anyhow::anyhow!("watching the broker's memory panicked"))?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metric_is_found_by_its_whole_name_and_labels() {
+        let metrics = Metrics("# TYPE a counter\na_b 7\na 3\nsluice_connections_closed_total{reason=\"idle\"} 4\n".into());
+        assert_eq!((metrics.value("a"), metrics.value("a_b"), metrics.value("c")), (3.0, 7.0, 0.0));
+        assert_eq!((metrics.closed("idle"), metrics.closed("peer")), (4.0, 0.0));
+    }
+}
