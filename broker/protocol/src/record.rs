@@ -337,7 +337,7 @@ impl<'a> RecordView<'a> {
         })
     }
 
-    /// Reads the first record in `bytes` and checks structure, checksum and body checksum.
+    /// Reads the first record in `bytes` and checks its structure and the checksum over all of it. The checksum of the body alone is for readers.
     pub fn checked(bytes: &'a [u8]) -> Result<Self, RecordError> {
         let view = Self::parse(bytes)?;
         view.verify()?;

@@ -169,34 +169,3 @@ pub struct Hooks {
     /// All callbacks of one turn of the writer have run: the moment to write the replies they made to their sockets.
     pub turn_end: Arc<dyn Fn() + Send + Sync>,
 }
-
-// The rest of the surface, in `store.rs`:
-//
-// pub struct StoreOptions { pub segment_bytes: u64, pub flush: FlushMode, pub flush_deadline: Duration, pub retention_age: Duration, pub retention_bytes: Option<u64>,
-//     pub append_queue_bytes_max: usize, pub disk_used_ratio_max: f64, pub checkpoint_bytes: u64, pub checkpoint_interval: Duration, pub key_index: bool }   // impl Default
-//
-// impl Store {
-//     pub fn open(env: Env, options: StoreOptions) -> Result<Arc<Store>, OpenError>;
-//     pub fn set_hooks(&self, hooks: Hooks);                                            // once, before traffic
-//     pub fn queue(&self, topic: &Topic, id: QueueId) -> QueueRef;                       // Arc<Queue>, made when missing; cache it
-//     pub fn queues_of(&self, topic: &str) -> Vec<QueueRef>;
-//     pub fn submit(&self, batch: Batch, wait: Wait, done: Done);
-//     pub fn append(&self, batch: Batch, wait: Wait) -> Result<Vec<Placed>, AppendError>; // blocks: tests and background threads only
-//     pub fn bounds(&self, queue: &Queue) -> QueueBounds;
-//     pub fn read(&self, queue: &QueueRef, from: QueueOffset, limits: ReadLimits, accept: &mut dyn FnMut(i64 /*tag hash, 0 none*/) -> bool) -> Result<ReadOutcome, ReadError>;
-//     pub fn record_at(&self, offset: CommitLogOffset) -> Result<Bytes, ReadError>;      // checked
-//     pub fn offset_by_time(&self, queue: &QueueRef, ms: i64, boundary: TimeBoundary) -> Result<QueueOffset, ReadError>;
-//     pub fn store_timestamp(&self, queue: &QueueRef, offset: QueueOffset) -> Result<Option<i64>, ReadError>;
-//     pub fn query(&self, topic: &str, key: &str, max: usize, begin_ms: i64, end_ms: i64) -> Result<Vec<Bytes>, ReadError>;   // by KEYS or UNIQ_KEY
-//     pub fn meta(&self, table: MetaTable) -> Vec<(String, Vec<u8>)>;                     // as recovered and as changed since
-//     pub fn trim_queue(&self, queue: &QueueRef, min: QueueOffset);                       // used when a topic is deleted
-//     pub fn status(&self) -> StoreStatus;   // { appended, flushed, min: CommitLogOffset, writable: Result<(), String>, poisoned: Option<String>, disk_free_bytes, disk_total_bytes,
-//                                            //   log_bytes, segments, open_files, queues, queued_bytes, appended_records, appended_bytes, syncs, sync_seconds_sum, turns }
-//     pub fn close(&self);                   // drains, flushes, writes a checkpoint; later submits get Stopped
-// }
-// pub struct Batch; impl Batch {
-//     pub fn new() -> Self;
-//     pub fn push(&mut self, queue: &QueueRef, fields: &RecordFields<'_>) -> Result<(), RecordError>;   // encodes now, on the caller's thread
-//     pub fn meta(&mut self, changes: &[MetaChange]) -> Result<(), RecordError>;                        // one system record; atomic and ordered with the rest
-//     pub fn bytes(&self) -> usize; pub fn records(&self) -> usize;
-// }
