@@ -36,7 +36,7 @@ const UNREAD_ANSWERS_MAX: usize = 4 * 1024 * 1024;
 const TURN_ANSWERS_BYTES: usize = 1024 * 1024;
 /// Most bytes that a connection's answers take up in the kernel before they are on the wire. Left to itself it keeps 4 MiB for each peer who does not read, of
 /// memory that all sockets of the machine share.
-const UNSENT_BYTES_MAX: u32 = 256 * 1024;
+const UNSENT_BYTES_MAX: u32 = 1024 * 1024;
 /// Pause after a failure to take a connection; file descriptors may come free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
