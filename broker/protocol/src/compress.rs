@@ -63,15 +63,10 @@ pub enum CompressError {
 /// Inflates a body to at most `max` bytes.
 pub fn inflate(bytes: &[u8], compression: Compression, max: usize) -> Result<Vec<u8>, CompressError> {
     match compression {
-        Compression::Zlib => inflate_zlib(bytes, max),
+        Compression::Zlib => read_capped(zlib_reader(bytes), max),
         Compression::Lz4 => read_capped(lz4_flex::frame::FrameDecoder::new(bytes), max),
         Compression::Zstd => inflate_zstd(bytes, max),
     }
-}
-
-/// Inflates zlib to at most `max` bytes.
-pub fn inflate_zlib(bytes: &[u8], max: usize) -> Result<Vec<u8>, CompressError> {
-    read_capped(ZlibDecoder::new(bytes), max)
 }
 
 /// Inflates zlib as it is read; the reader sets the cap.

@@ -10,14 +10,18 @@ mod alone;
 mod ceilings;
 mod report;
 
-use crate::{peer::Peer, places, process, process::Background, sluice};
+use crate::{
+    generator::{self, Report},
+    peer::Peer,
+    places,
+    process::Background,
+    sluice,
+};
 use anyhow::{Context, Result};
 use clap::Args;
 use report::{Measured, Table};
-use serde::Deserialize;
 use std::{
     path::{Path, PathBuf},
-    process::Command,
     time::Duration,
 };
 
@@ -79,21 +83,6 @@ const fn one_by_one(name: &'static str, sync_flush: bool, connections: u32, in_f
 /// What each broker does before it is measured.
 const WARM_UP: Setting = one_by_one("warm-up", false, 8, 32);
 const WARM_UP_SECONDS: u32 = 10;
-
-/// What `sluice bench produce --output json` prints, as far as it is used.
-#[derive(Deserialize)]
-pub(super) struct Printed {
-    pub(super) messages_per_second: f64,
-    pub(super) megabytes_per_second: f64,
-    latency_us: PrintedLatency,
-    error_count: u64,
-}
-
-#[derive(Deserialize)]
-struct PrintedLatency {
-    p50: f64,
-    p99: f64,
-}
 
 /// The broker that has its turn; it ends when this is dropped.
 enum Contender {
@@ -172,29 +161,17 @@ fn turn(arguments: &Arguments, binary: &Path, place: &Path, sync_flush: bool, is
 }
 
 fn load(binary: &Path, namesrv: &str, setting: &Setting, topic: &str, seconds: u32) -> Result<Measured> {
-    let mut words = vec!["produce".to_owned(), topic.to_owned()];
-    for (flag, value) in [
-        ("--connections", setting.connections),
-        ("--in-flight", setting.in_flight),
-        ("--size", setting.size),
-        ("--batch", setting.batch),
-        ("--seconds", seconds),
-        ("--warmup", 2),
-    ] {
-        words.extend([flag.to_owned(), value.to_string()]);
-    }
-    let printed = generate(binary, namesrv, &words, Duration::from_secs(u64::from(seconds) + 90))?;
-    Ok(Measured { rate: printed.messages_per_second, p50_us: printed.latency_us.p50, p99_us: printed.latency_us.p99 })
+    let Setting { connections, in_flight, size, batch, .. } = setting;
+    let words = format!("produce {topic} --connections {connections} --in-flight {in_flight} --size {size} --batch {batch} --seconds {seconds} --warmup 2");
+    let report = generate(binary, namesrv, &words, Duration::from_secs(u64::from(seconds) + 90))?;
+    Ok(Measured { rate: report.messages_per_second, p50_us: report.latency_us.p50, p99_us: report.latency_us.p99 })
 }
 
-/// Runs `sluice bench` with these words.
-fn generate(binary: &Path, namesrv: &str, words: &[String], deadline: Duration) -> Result<Printed> {
-    let mut command = Command::new(binary);
-    command.arg("bench").args(words).args(["--namesrv", namesrv, "--output", "json"]);
-    let text = process::output(&mut command, deadline)?;
-    let printed: Printed = serde_json::from_str(&text).with_context(|| format!("reading what sluice bench printed: {text}"))?;
-    if printed.error_count > 0 {
-        eprintln!("bench: {} errors in {}: {text}", printed.error_count, words.join(" "));
+/// Errors are told, and cost rate, but do not end a benchmark: a broker may refuse what is too much for it.
+fn generate(binary: &Path, namesrv: &str, words: &str, deadline: Duration) -> Result<Report> {
+    let report = generator::run(binary, namesrv, words, deadline)?;
+    if let Some(errors) = report.errors() {
+        eprintln!("bench: errors in {words}: {errors}");
     }
-    Ok(printed)
+    Ok(report)
 }

@@ -7,6 +7,7 @@ mod clients;
 mod crash;
 mod flips;
 mod fuzz;
+mod generator;
 mod hostile;
 mod memory;
 mod peer;

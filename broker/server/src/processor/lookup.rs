@@ -10,12 +10,13 @@ use std::sync::Arc;
 
 impl BrokerProcessor {
     pub(super) fn query_message(&self, request: &Request<'_>, reply: Reply) {
-        let header: QueryMessageRequest = match request.fields() {
-            Ok(header) => header,
-            Err(failure) => return reply.outcome(Err(failure)),
-        };
-        let delivery = Arc::clone(&self.delivery);
-        self.queries.run(reply, move || query_message(&delivery, &header));
+        match request.fields::<QueryMessageRequest>() {
+            Ok(header) => {
+                let delivery = Arc::clone(&self.delivery);
+                self.queries.run(reply, move || query_message(&delivery, &header));
+            }
+            Err(failure) => reply.outcome(Err(failure)),
+        }
     }
 
     pub(super) fn view_message(&self, request: &Request<'_>) -> Outcome {

@@ -15,9 +15,9 @@ use sluice_env::{
     sim::{Op, SimDisk},
 };
 use sluice_protocol::record::{self, RecordView};
-use sluice_store::{FlushMode, MetaTable, OpenError, ReadError, ReadLimits, Store};
+use sluice_store::{MetaTable, OpenError, ReadError, ReadLimits, Store};
 use sluice_types::{CommitLogOffset, QueueOffset};
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 #[test]
 fn a_sample_of_flipped_bytes_is_refused_by_every_way_of_reading() {
@@ -78,7 +78,7 @@ struct Live {
 impl Live {
     fn new() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let open = |env: &Env| Store::open(env.clone(), options(FlushMode::Async { interval: Duration::from_secs(3600) })).expect("opens");
+        let open = |env: &Env| Store::open(env.clone(), never_flushing()).expect("opens");
         let env = real::env(directory.path()).expect("environment");
         let store = open(&env);
         let log = megabyte::write(&store, |_| ());

@@ -6,13 +6,9 @@ use sluice_env::{
     sim::{Fault, FaultKind, Op},
 };
 use sluice_protocol::record::RecordView;
-use sluice_store::{FlushMode, Store, Wait};
+use sluice_store::{Store, Wait};
 use sluice_types::QueueOffset;
 use std::{collections::BTreeMap, time::Duration};
-
-fn never_flushing() -> sluice_store::StoreOptions {
-    options(FlushMode::Async { interval: Duration::from_secs(3600) })
-}
 
 /// apache/rocketmq#1434: after a kill only the last file was dispatched again, and consumers never saw what the checkpoint lacked of the file before.
 #[test]

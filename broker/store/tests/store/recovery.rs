@@ -2,13 +2,9 @@
 
 use crate::world::*;
 use sluice_protocol::record::RecordView;
-use sluice_store::{Batch, FlushMode, MetaChange, MetaTable, Store, StoreOptions, Wait};
+use sluice_store::{Batch, MetaChange, MetaTable, Store, StoreOptions, Wait};
 use sluice_types::QueueOffset;
 use std::time::Duration;
-
-fn never_flushing() -> sluice_store::StoreOptions {
-    options(FlushMode::Async { interval: Duration::from_secs(3600) })
-}
 
 #[test]
 fn acked_record_survives_power_cut_under_sync_flush() {
@@ -278,7 +274,7 @@ fn messages_are_found_by_key_and_time_before_and_after_a_restart() {
 
 #[test]
 fn a_planned_stop_leaves_nothing_to_recover() {
-    let mut world = World::new(8, options(FlushMode::Async { interval: Duration::from_secs(3600) }));
+    let mut world = World::new(8, never_flushing());
     let store = world.open();
     for _ in 0..10 {
         world.append(&store, "orders", 0, 100).expect("acknowledged");

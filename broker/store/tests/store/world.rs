@@ -26,6 +26,11 @@ pub(crate) fn sync_options() -> StoreOptions {
     options(FlushMode::Sync)
 }
 
+/// Asynchronous flush whose time never comes by itself.
+pub(crate) fn never_flushing() -> StoreOptions {
+    options(FlushMode::Async { interval: Duration::from_secs(3600) })
+}
+
 /// One life of a store after another, on disks that inherit from each other.
 pub(crate) struct World {
     pub(crate) env: Env,

@@ -1,6 +1,6 @@
 //! What no broker on this machine can exceed.
 
-use super::report::median;
+use crate::generator::median;
 use anyhow::{Context, Result};
 use std::{
     fs::File,

@@ -5,6 +5,7 @@ use super::{
     alone::Figure,
     ceilings::{self, Ceilings},
 };
+use crate::generator::median;
 use anyhow::{Context, Result};
 use std::{fmt::Write as _, fs, path::Path};
 
@@ -71,13 +72,6 @@ impl Row {
 
 fn word(met: bool, goal: &str) -> String {
     format!("{goal} ({})", if met { "met" } else { "missed" })
-}
-
-/// The one in the middle by a figure.
-pub(super) fn median<T: Copy>(runs: &[T], figure: impl Fn(&T) -> f64) -> Option<T> {
-    let mut sorted = runs.to_vec();
-    sorted.sort_by(|a, b| figure(a).total_cmp(&figure(b)));
-    sorted.get(sorted.len() / 2).copied()
 }
 
 /// Writes `benchmark.md` and `benchmark.svg` into `folder`.
@@ -166,13 +160,6 @@ mod tests {
 
     fn measured(rate: f64) -> Measured {
         Measured { rate, p50_us: 100.0, p99_us: 2500.0 }
-    }
-
-    #[test]
-    fn the_median_is_the_middle_run() {
-        let runs = [measured(3.0), measured(1.0), measured(2.0)];
-        assert_eq!(median(&runs, |run| run.rate).unwrap().rate, 2.0);
-        assert!(median::<f64>(&[], |run| *run).is_none());
     }
 
     const CEILINGS: Ceilings = Ceilings { syncs_per_second: 9000.0, round_trips_per_second: 50_000.0, synced_round_trips_per_second: 1200.0 };

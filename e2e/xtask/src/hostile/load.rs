@@ -1,10 +1,9 @@
 //! The well-behaved client.
 
-use crate::process;
+use crate::generator;
 use anyhow::{Context, Result};
-use serde::Deserialize;
 use sluice_client::{Admin, Client, ClientOptions, Message, Producer, TopicSettings};
-use std::{path::Path, process::Command, time::Duration};
+use std::{path::Path, time::Duration};
 
 use super::bytes::{UNREAD_KEY, UNREAD_TOPIC};
 
@@ -13,20 +12,6 @@ pub(super) const RATE: f64 = 20_000.0;
 /// Messages that never-reading clients ask for, and the size of each.
 const UNREAD_MESSAGES: usize = 64;
 const UNREAD_BYTES: usize = 1 << 20;
-
-/// What `sluice bench produce --output json` prints, as far as it is used.
-#[derive(Deserialize)]
-struct Printed {
-    messages_per_second: f64,
-    latency_us: PrintedLatency,
-    error_count: u64,
-    errors: serde_json::Value,
-}
-
-#[derive(Deserialize)]
-struct PrintedLatency {
-    p99: f64,
-}
 
 /// One measured phase.
 pub(super) struct Phase {
@@ -38,13 +23,9 @@ pub(super) struct Phase {
 
 /// Sends at a fixed rate and measures from when each message should have gone.
 pub(super) fn measure(binary: &Path, namesrv: &str, seconds: u32) -> Result<Phase> {
-    let mut command = Command::new(binary);
-    command.args(["bench", "produce", "well-behaved", "--namesrv", namesrv, "--output", "json", "--connections", "4", "--size", "256"]);
-    command.args(["--rate", &RATE.to_string(), "--warmup", "1", "--seconds", &seconds.to_string()]);
-    let text = process::output(&mut command, Duration::from_secs(u64::from(seconds) + 60)).context("running the well-behaved load")?;
-    let printed: Printed = serde_json::from_str(&text).with_context(|| format!("reading what sluice bench printed: {text}"))?;
-    let errors = (printed.error_count > 0).then(|| printed.errors.to_string());
-    Ok(Phase { p99_us: printed.latency_us.p99, rate: printed.messages_per_second, errors })
+    let words = format!("produce well-behaved --connections 4 --size 256 --rate {RATE} --warmup 1 --seconds {seconds}");
+    let report = generator::run(binary, namesrv, &words, Duration::from_secs(u64::from(seconds) + 60)).context("running the well-behaved load")?;
+    Ok(Phase { p99_us: report.latency_us.p99, rate: report.messages_per_second, errors: report.errors() })
 }
 
 /// Stores what never-reading clients will ask for.

@@ -4,6 +4,7 @@ use super::{
     attacks::Attack,
     load::{Phase, RATE},
 };
+use crate::generator::median;
 
 /// How much longer the slowest hundredth may take while others attack.
 const RATIO_MAX: f64 = 2.0;
@@ -61,9 +62,8 @@ impl Outcome<'_> {
 
 /// The median of the phases' p99.
 fn p99(phases: &[Phase]) -> f64 {
-    let mut sorted: Vec<_> = phases.iter().map(|phase| phase.p99_us).collect();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::INFINITY)
+    let all: Vec<f64> = phases.iter().map(|phase| phase.p99_us).collect();
+    median(&all, |p99| *p99).unwrap_or(f64::INFINITY)
 }
 
 #[cfg(test)]
