@@ -4,10 +4,12 @@ use crate::{
     QueueBounds, ReadError, ReadLimits, ReadOutcome, Store, TimeBoundary,
     key_index::hash_key,
     queue_index::{Entry, Queue, QueueRef},
+    segment::Segment,
 };
 use bytes::Bytes;
 use sluice_protocol::{properties, record::RecordView};
 use sluice_types::{CommitLogOffset, QueueOffset};
+use std::sync::Arc;
 
 /// Index entries fetched at a time.
 const ENTRIES_AT_ONCE: usize = 1024;
@@ -18,8 +20,38 @@ const QUERY_BYTES_MAX: usize = 12 << 20;
 #[derive(Default)]
 struct Slices {
     done: Vec<Bytes>,
-    /// Log offset, length and bytes of the run being extended.
+    /// The segment of the last record, in which most of the next ones lie too.
+    segment: Option<Arc<Segment>>,
+    /// Log offset and length of the run being extended, in that segment.
     run: Option<(u64, usize)>,
+}
+
+impl Slices {
+    /// Adds a checked record of the segment.
+    fn add(&mut self, segment: &Segment, offset: u64, len: usize) -> Result<(), ReadError> {
+        match &mut self.run {
+            Some((start, run)) if *start + *run as u64 == offset => *run += len,
+            _ => {
+                self.end_run(segment)?;
+                self.run = Some((offset, len));
+            }
+        }
+        Ok(())
+    }
+
+    fn end_run(&mut self, segment: &Segment) -> Result<(), ReadError> {
+        if let Some((start, len)) = self.run.take() {
+            self.done.push(segment.slice(start, len)?);
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Vec<Bytes>, ReadError> {
+        if let Some(segment) = self.segment.take() {
+            self.end_run(&segment)?;
+        }
+        Ok(self.done)
+    }
 }
 
 impl Store {
@@ -66,7 +98,7 @@ impl Store {
                 out.next = out.next.plus(1);
             }
         }
-        out.slices = self.finish(slices)?;
+        out.slices = slices.finish()?;
         Ok(out)
     }
 
@@ -76,43 +108,18 @@ impl Store {
 
     /// Checks a record and adds it to the slices; its store timestamp.
     fn take(&self, queue: &QueueRef, offset: QueueOffset, entry: Entry, slices: &mut Slices) -> Result<i64, ReadError> {
-        let segment = self.shared.log.segment_of(entry.log_offset)?;
-        let bytes = segment.slice(entry.log_offset, entry.size as usize)?;
-        let view = checked(&bytes, entry.log_offset)?;
-        let belongs = view.bytes().len() == bytes.len()
-            && view.queue_offset() == offset.0
-            && view.queue_id() == queue.id().to_wire()
-            && view.topic() == queue.topic().as_str();
-        if !belongs {
-            return Err(ReadError::Corrupt(CommitLogOffset(entry.log_offset)));
-        }
-        let ms = view.store_timestamp();
-        match slices.run {
-            Some((start, len)) if segment.is_mapped() && start >= segment.base && start + len as u64 == entry.log_offset => {
-                slices.run = Some((start, len + bytes.len()))
-            }
-            _ => {
-                self.end_run(slices)?;
-                if segment.is_mapped() {
-                    slices.run = Some((entry.log_offset, bytes.len()));
-                } else {
-                    slices.done.push(bytes);
+        let segment = match slices.segment.take() {
+            Some(segment) if segment.holds(entry.log_offset) => segment,
+            last => {
+                if let Some(last) = last {
+                    slices.end_run(&last)?;
                 }
+                self.shared.log.segment_of(entry.log_offset)?
             }
-        }
-        Ok(ms)
-    }
-
-    fn end_run(&self, slices: &mut Slices) -> Result<(), ReadError> {
-        if let Some((start, len)) = slices.run.take() {
-            slices.done.push(self.shared.log.segment_of(start)?.slice(start, len)?);
-        }
-        Ok(())
-    }
-
-    fn finish(&self, mut slices: Slices) -> Result<Vec<Bytes>, ReadError> {
-        self.end_run(&mut slices)?;
-        Ok(slices.done)
+        };
+        let taken = take_from(&segment, queue, offset, entry, slices);
+        slices.segment = Some(segment);
+        taken
     }
 
     /// The record that begins at a commit log offset, if consumers may see that far.
@@ -197,6 +204,30 @@ impl Store {
         }
         Ok(found)
     }
+}
+
+/// Checks a record of the segment and adds it to the slices; its store timestamp.
+fn take_from(segment: &Segment, queue: &QueueRef, offset: QueueOffset, entry: Entry, slices: &mut Slices) -> Result<i64, ReadError> {
+    let size = entry.size as usize;
+    let Some(bytes) = segment.mapped(entry.log_offset, size)? else {
+        let bytes = segment.slice(entry.log_offset, size)?;
+        let ms = checked_in_queue(&bytes, queue, offset, entry)?;
+        slices.done.push(bytes);
+        return Ok(ms);
+    };
+    let ms = checked_in_queue(bytes, queue, offset, entry)?;
+    slices.add(segment, entry.log_offset, size)?;
+    Ok(ms)
+}
+
+/// Checks that the bytes are the whole record that the queue's entry names; its store timestamp.
+fn checked_in_queue(bytes: &[u8], queue: &QueueRef, offset: QueueOffset, entry: Entry) -> Result<i64, ReadError> {
+    let view = checked(bytes, entry.log_offset)?;
+    let belongs = view.bytes().len() == bytes.len()
+        && view.queue_offset() == offset.0
+        && view.queue_id() == queue.id().to_wire()
+        && view.topic() == queue.topic().as_str();
+    belongs.then(|| view.store_timestamp()).ok_or(ReadError::Corrupt(CommitLogOffset(entry.log_offset)))
 }
 
 fn checked(bytes: &[u8], offset: u64) -> Result<RecordView<'_>, ReadError> {

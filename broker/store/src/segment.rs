@@ -49,21 +49,36 @@ impl Segment {
         self.base + self.bytes
     }
 
+    /// Whether the record that begins at a commit log offset lies here.
+    pub(crate) fn holds(&self, offset: u64) -> bool {
+        (self.base..self.end()).contains(&offset)
+    }
+
+    /// Where in the file the bytes begin. Out of the segment is `NotFound`.
+    fn position(&self, offset: u64, len: usize) -> Result<usize, ReadError> {
+        let inside = offset >= self.base && offset.checked_add(len as u64).is_some_and(|end| end <= self.end());
+        if inside { Ok((offset - self.base) as usize) } else { Err(ReadError::NotFound(CommitLogOffset(offset))) }
+    }
+
     /// The bytes at a commit log offset. Out of the segment is `NotFound`.
     pub(crate) fn slice(&self, offset: u64, len: usize) -> Result<Bytes, ReadError> {
-        let at = CommitLogOffset(offset);
-        let inside = offset >= self.base && offset.checked_add(len as u64).is_some_and(|end| end <= self.end());
-        if !inside {
-            return Err(ReadError::NotFound(at));
-        }
-        let from = (offset - self.base) as usize;
+        let from = self.position(offset, len)?;
         match &self.data {
             Data::Mapped(map) => Ok(map.bytes.slice(from..from + len)),
             Data::File(file) => {
                 let mut bytes = vec![0; len];
-                file.read_exact_at(&mut bytes, from as u64).map_err(|e| ReadError::Disk(at, e.to_string()))?;
+                file.read_exact_at(&mut bytes, from as u64).map_err(|e| ReadError::Disk(CommitLogOffset(offset), e.to_string()))?;
                 Ok(bytes.into())
             }
+        }
+    }
+
+    /// The same bytes where they are mapped, borrowed; `None` where each read copies, so that there is nothing to borrow.
+    pub(crate) fn mapped(&self, offset: u64, len: usize) -> Result<Option<&[u8]>, ReadError> {
+        let from = self.position(offset, len)?;
+        match &self.data {
+            Data::Mapped(map) => Ok(Some(&map.bytes[from..from + len])),
+            Data::File(_) => Ok(None),
         }
     }
 
@@ -72,11 +87,6 @@ impl Segment {
         if let Data::Mapped(map) = &self.data {
             map.release_pages();
         }
-    }
-
-    /// Whether neighbouring slices can be joined without a copy.
-    pub(crate) fn is_mapped(&self) -> bool {
-        matches!(self.data, Data::Mapped(_))
     }
 
     /// Whether no reader holds a slice of the map, so that the file may get other content.

@@ -30,6 +30,10 @@ use tokio::{
 /// How often in a row a queue may answer with an error before it is given up.
 const ERRORS_MAX: u32 = 50;
 const ERROR_PAUSE: Duration = Duration::from_millis(20);
+const FRAME_LENGTH_BYTES: usize = 4;
+/// Read while no frame has begun: a small one whole.
+const FRAME_START_BYTES: usize = 4096;
+const READ_BYTES_MAX: usize = 16 << 20;
 
 /// Drain a backlog: from --from to the end each queue has at the start.
 #[derive(Clone, Debug, clap::Args)]
@@ -184,8 +188,11 @@ async fn pull_all(args: &Args, addr: &str, mut waiting: VecDeque<Cursor>, part: 
         if under_way.iter().all(Option::is_none) {
             return Ok(());
         }
-        input.reserve(256 * 1024);
-        let read = timeout(wait, stream.read_buf(&mut input)).await.map_err(|_| format!("no answer within {wait:?}"))?.map_err(|e| e.to_string())?;
+        let wanted = missing(&input);
+        input.reserve(wanted);
+        let mut part_of_it = (&mut stream).take(wanted as u64);
+        let reading = timeout(wait, part_of_it.read_buf(&mut input)).await;
+        let read = reading.map_err(|_| format!("no answer within {wait:?}"))?.map_err(|e| e.to_string())?;
         if read == 0 {
             return Err("the server closed the connection".to_owned());
         }
@@ -201,6 +208,13 @@ async fn pull_all(args: &Args, addr: &str, mut waiting: VecDeque<Cursor>, part: 
             tokio::time::sleep(ERROR_PAUSE).await;
         }
     }
+}
+
+/// How much to read next: what the frame that has begun still needs and no more, since the rest of a larger read would be moved about with each frame taken out.
+fn missing(input: &BytesMut) -> usize {
+    let Some(length) = input.first_chunk() else { return FRAME_START_BYTES };
+    let whole = FRAME_LENGTH_BYTES + u32::from_be_bytes(*length) as usize;
+    whole.saturating_sub(input.len()).clamp(1, READ_BYTES_MAX)
 }
 
 fn request(args: &Args, cursor: &Cursor, slot: usize, out: &mut BytesMut) -> Result<(), String> {
