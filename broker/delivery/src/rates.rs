@@ -116,12 +116,6 @@ impl Rates {
             self.pairs.store(pairs.values().map(|topics| topics.len()).sum(), Relaxed);
         }
     }
-
-    /// Before anything runs: what the topics have already is no news.
-    fn start(&self, now: Monotonic, ends: Vec<(Topic, Ends)>) {
-        let all_old = ends.into_iter().map(|(topic, ends)| (topic, Ends { begin: ends.end, ..ends })).collect();
-        self.look(now, all_old);
-    }
 }
 
 /// A topic's messages over all its queues, those removed included: the sums of the queues' first and end offsets.
@@ -143,8 +137,9 @@ impl Delivery {
         self.topics().list().iter().map(|topic| (topic.name.clone(), self.ends_of(topic.name.as_str()))).collect()
     }
 
+    /// The first look, before anything runs: what the topics have already is no news.
     pub(crate) fn start_rates(&self) {
-        self.rates.start(self.env.clock.monotonic(), self.ends_of_all());
+        self.rates.look(self.env.clock.monotonic(), self.ends_of_all());
     }
 
     /// Takes a look when one is due; says when the last one was.

@@ -15,17 +15,20 @@ const NAMING: &str = "naming";
 /// A name server writes a few values a day; two of these files are what it takes on disk.
 const NAMING_SEGMENT_BYTES: u64 = 1 << 20;
 
+/// Clock, files and threads for a directory.
+type EnvOf = dyn Fn(&Path) -> io::Result<Env> + Send + Sync;
+
 /// The data directory, and what files and clock are there.
 #[derive(Clone)]
 pub(super) struct Places {
     data_dir: PathBuf,
-    env: Arc<dyn Fn(&Path) -> io::Result<Env> + Send + Sync>,
+    env: Arc<EnvOf>,
 }
 
 impl Places {
     /// On this machine's disk.
     pub(super) fn real(config: &Config) -> Self {
-        Self::with(config, |dir| sluice_env::real::env(dir))
+        Self::with(config, sluice_env::real::env)
     }
 
     /// On a disk of the caller's.
