@@ -14,7 +14,8 @@ struct Gate {
 impl Gate {
     fn pass(&self) {
         let mut open = self.open.lock();
-        self.changed.wait_while(&mut open, |open| !*open);
+        // A test that fails before it opens the gate must end all the same.
+        self.changed.wait_while_for(&mut open, |open| !*open, Duration::from_secs(30));
     }
 
     fn open(&self) {
