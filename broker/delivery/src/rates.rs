@@ -182,6 +182,17 @@ mod tests {
     }
 
     #[test]
+    fn a_rate_is_over_the_oldest_look_that_is_remembered() {
+        let rates = Rates::new(at(0));
+        for look in 0..20 {
+            rates.look(at(look * 10), Vec::new());
+            let oldest = (look + 1).saturating_sub(SAMPLES as u64);
+            let found = rates.looks.lock().oldest(at(look * 10 + 5));
+            assert_eq!(found, (oldest as usize % SAMPLES, ((look - oldest) * 10 + 5) as f64));
+        }
+    }
+
+    #[test]
     fn pairs_that_get_nothing_are_forgotten_and_too_many_are_not_kept() {
         let rates = Rates::new(at(0));
         let group = Group::new("g").expect("legal");
