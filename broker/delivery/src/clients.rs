@@ -151,6 +151,14 @@ pub struct ConsumerGroupView {
     pub members: Vec<ClientInfo>,
 }
 
+/// Where a group begins in a queue in which it has committed nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Beginning {
+    pub(crate) from_where: ConsumeFromWhere,
+    /// When its first member of now came, ms since 1970.
+    pub(crate) since_ms: i64,
+}
+
 /// Most producer groups known at once; they only serve to be listed, so that further ones are left out.
 const PRODUCER_GROUPS_MAX: usize = 100_000;
 
@@ -165,6 +173,8 @@ struct ConsumerGroup {
     consume_type: ConsumeType,
     model: MessageModel,
     from_where: ConsumeFromWhere,
+    /// When its first member of now came, ms since 1970.
+    since_ms: i64,
     subscriptions: BTreeMap<Topic, Arc<Subscription>>,
     members: Members,
 }
@@ -208,6 +218,7 @@ impl Clients {
                 consume_type: beat.consume_type,
                 model: beat.model,
                 from_where: beat.from_where,
+                since_ms: self.clock.wall().0,
                 subscriptions: BTreeMap::new(),
                 members: Members::new(),
             });
@@ -326,6 +337,18 @@ impl Clients {
             state.consumers.iter().filter(|(_, group)| group.subscriptions.contains_key(topic)).map(|(name, _)| name.clone()).collect();
         groups.sort_unstable();
         groups
+    }
+
+    /// What groups with live members want and share out among them, each with where a group without offsets begins.
+    pub(crate) fn shared_subscriptions(&self) -> Vec<(Group, Topic, Beginning)> {
+        let state = self.state.lock();
+        let sharing = state.consumers.iter().filter(|(_, group)| group.model == MessageModel::Clustering);
+        sharing
+            .flat_map(|(name, group)| {
+                let beginning = Beginning { from_where: group.from_where, since_ms: group.since_ms };
+                group.subscriptions.keys().map(move |topic| (name.clone(), topic.clone(), beginning))
+            })
+            .collect()
     }
 
     /// A member of a consumer group by its client id.

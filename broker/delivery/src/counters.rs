@@ -2,19 +2,34 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// One counter at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// Its name; what begins with `bytes_` counts bytes, all else counts events.
+    pub name: &'static str,
+    /// What it counts, in words.
+    pub meaning: &'static str,
+    /// How many since the start.
+    pub value: u64,
+}
+
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+    ($($(#[doc = $doc:literal])+ $name:ident),* $(,)?) => {
         /// Counters since start. Read them with [`Counters::read`].
         #[derive(Debug, Default)]
         pub struct Counters {
-            $($(#[$doc])* pub $name: AtomicU64,)*
+            $($(#[doc = $doc])+ pub $name: AtomicU64,)*
         }
 
         impl Counters {
-            /// All of them, by name.
+            /// All of them.
             #[must_use]
-            pub fn read(&self) -> Vec<(&'static str, u64)> {
-                vec![$((stringify!($name), self.$name.load(Ordering::Relaxed)),)*]
+            pub fn read(&self) -> Vec<Counted> {
+                vec![$(Counted {
+                    name: stringify!($name),
+                    meaning: concat!($($doc),+).trim_start(),
+                    value: self.$name.load(Ordering::Relaxed),
+                },)*]
             }
         }
     };

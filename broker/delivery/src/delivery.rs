@@ -9,6 +9,7 @@ use crate::{
     locks::Locks,
     meta::MetaWriter,
     offsets::Offsets,
+    rates::Rates,
     topics::{AutoCreate, SCHEDULE_TOPIC, TopicDone, Topics},
 };
 use parking_lot::{Condvar, Mutex};
@@ -132,6 +133,9 @@ pub struct Delivery {
     locks: Locks,
     pub(crate) held: HeldPulls,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) rates: Rates,
+    /// With which group and topic the next snapshot of lags begins.
+    pub(crate) lag_next: Mutex<Option<(Group, Topic)>>,
     /// The schedule topic's queues, level 1 first.
     pub(crate) delay_queues: Vec<QueueRef>,
     pub(crate) delay_signal: DelaySignal,
@@ -160,6 +164,8 @@ impl Delivery {
             locks: Locks::new(env.clock.clone(), options.lock_expiry),
             held: HeldPulls::new(options.held_pulls_max),
             counters,
+            rates: Rates::new(env.clock.monotonic()),
+            lag_next: Mutex::default(),
             delay_queues,
             delay_signal: DelaySignal::default(),
             spawn_work,
@@ -169,6 +175,7 @@ impl Delivery {
             env,
             options,
         });
+        delivery.start_rates();
         delivery.set_hooks(push);
         delivery.start_threads(service)?;
         Ok(delivery)
@@ -201,7 +208,7 @@ impl Delivery {
     }
 
     fn tick_until_stopped(&self, start: Monotonic) {
-        let (mut flushed, mut swept) = (start, start);
+        let (mut flushed, mut swept, mut sampled) = (start, start, start);
         loop {
             {
                 let mut stop = self.stop.requested.lock();
@@ -223,6 +230,7 @@ impl Delivery {
                 }));
             }
             swept = self.sweep(now, swept);
+            sampled = self.sample_rates(now, sampled);
         }
     }
 

@@ -138,6 +138,7 @@ const SCANNED_MAX: u32 = 8192;
 pub(crate) struct PullWork {
     pub(crate) queue: QueueRef,
     pub(crate) connection: ConnectionId,
+    group: Group,
     /// Where to read on. While a pull is held it moves past what the filter refuses.
     position: QueueOffset,
     /// Whether the filter has refused anything so far.
@@ -217,6 +218,7 @@ impl Delivery {
         let work = PullWork {
             queue: queue.clone(),
             connection: request.connection,
+            group: request.group.clone(),
             position: QueueOffset::from_wire(request.offset).unwrap_or_default(),
             skipped: false,
             subscription,
@@ -258,6 +260,7 @@ impl Delivery {
         let counters = self.counters();
         Counters::add(&counters.messages_out, u64::from(read.messages));
         Counters::add(&counters.bytes_out, read.bytes as u64);
+        self.rates.given(&work.group, work.queue.topic(), u64::from(read.messages));
         let mut found = work.outcome(PullStatus::Found, "FOUND", read.next, read.bounds);
         (found.slices, found.messages, found.bytes) = (read.slices, read.messages, read.bytes);
         Ok(Some(found))

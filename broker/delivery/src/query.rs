@@ -1,17 +1,26 @@
 //! Questions about queues and messages, and how far groups are behind.
 
-use crate::{Delivery, offsets::OffsetError, topics::TopicError};
+use crate::{
+    Delivery,
+    clients::{Beginning, ConsumeFromWhere},
+    offsets::OffsetError,
+    topics::TopicError,
+};
 use bytes::Bytes;
 use sluice_protocol::record::RecordView;
 use sluice_store::{QueueBounds, ReadError, TimeBoundary, queue_index::QueueRef};
-use sluice_types::{CommitLogOffset, Group, QueueOffset, Topic};
+use sluice_types::{CommitLogOffset, Group, QueueId, QueueOffset, Topic};
 use std::collections::BTreeMap;
 use thiserror::Error;
 
 /// Most messages in the answer to a query by key.
 const QUERY_MESSAGES_MAX: usize = 256;
-/// Most disk look-ups in one lag snapshot.
+/// Disk look-ups in one lag snapshot after which no further group's topic is begun.
 const LAG_LOOKUPS_MAX: usize = 2_000;
+/// What a search by time counts as.
+const SEARCH_LOOKUPS: usize = 16;
+/// How long before their start clients begin that begin at a time and were not told which.
+const CLIENTS_TIMESTAMP_MS: i64 = 30 * 60 * 1_000;
 
 /// Why a question has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -39,6 +48,26 @@ pub struct GroupLag {
     /// Age of the oldest message not consumed, ms; `None` without lag, or when the snapshot's budget of disk reads was used up.
     pub oldest_age_ms: Option<i64>,
 }
+
+/// How far groups are behind, as far as one snapshot goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LagSnapshot {
+    /// Each group and topic.
+    pub rows: Vec<GroupLag>,
+    /// Groups' topics whose age, or whose lag too, was left out because the budget of disk reads was used up. The next snapshot begins with them.
+    pub left_out: usize,
+}
+
+/// A group's topic, and how it is read.
+#[derive(Default)]
+struct Reading {
+    committed: BTreeMap<QueueId, QueueOffset>,
+    /// Set while the group has members that want the topic.
+    beginning: Option<Beginning>,
+}
+
+/// Where a group goes on in a topic's queues.
+type Positions = Vec<(QueueRef, QueueOffset)>;
 
 impl Delivery {
     fn queue(&self, topic: &Topic, queue_id: i32) -> Result<QueueRef, QueryError> {
@@ -108,35 +137,99 @@ impl Delivery {
         CommitLogOffset(view.log_offset()).distance_to(self.store().status().appended) <= self.options().recent_bytes
     }
 
-    /// How far every group is behind in every topic it has offsets in. Work is bounded: beyond a number of disk reads the ages are left out.
+    /// How far every group is behind in every topic in which it has an offset, or which its live members want and share.
+    ///
+    /// Where the group has committed nothing in a queue and has live members, it counts from where they would begin: at the queue's first message if they
+    /// want that, or if the broker itself tells them to begin there (see [`Delivery::query_offset`]); else at the first message that was stored after the group's
+    /// first member came, or 30 minutes before that for members that begin at a time. So a consumer that is connected and never gets anywhere has a lag.
+    ///
+    /// Work is bounded: after a number of disk reads, further ages are left out, and lags too if they cannot be told without; the next call begins with those.
     #[must_use]
-    pub fn lag(&self) -> Vec<GroupLag> {
+    pub fn lag(&self) -> LagSnapshot {
         let now = self.env.clock.wall().0;
+        let readings = self.readings();
+        let mut next = self.lag_next.lock();
+        let (first, last): (Vec<_>, Vec<_>) = readings.into_iter().partition(|(place, _)| next.as_ref().is_none_or(|next| place >= next));
+        *next = None;
+        let mut snapshot = LagSnapshot::default();
         let mut lookups = 0;
-        let mut rows = Vec::new();
-        for group in self.offsets().groups() {
-            let mut topics: BTreeMap<Topic, (u64, Option<i64>)> = BTreeMap::new();
-            for committed in self.offsets().list(group.as_str()) {
-                let Ok(Some(queue)) = self.topics().queue_to_read(committed.topic.as_str(), committed.queue.to_wire()) else { continue };
-                let bounds = queue.visible();
-                let from = committed.offset.max(bounds.min);
-                let behind = from.distance_to(bounds.max);
-                let row = topics.entry(committed.topic).or_default();
-                row.0 += behind;
-                if behind > 0 && lookups < LAG_LOOKUPS_MAX {
-                    lookups += 1;
-                    let stored = self.store().store_timestamp(&queue, from).ok().flatten();
-                    row.1 = [row.1, stored].into_iter().flatten().min();
-                }
+        for ((group, topic), reading) in first.into_iter().chain(last) {
+            let may_look = lookups < LAG_LOOKUPS_MAX;
+            let positions = self.positions(&topic, &reading, may_look.then_some(&mut lookups));
+            let lag = positions.as_ref().map(|all| all.iter().map(|(queue, from)| from.distance_to(queue.visible().max)).sum::<u64>());
+            if !may_look && lag != Some(0) {
+                snapshot.left_out += 1;
+                next.get_or_insert_with(|| (group.clone(), topic.clone()));
             }
-            let row = |(topic, (lag, oldest)): (Topic, (u64, Option<i64>))| GroupLag {
-                group: group.clone(),
-                topic,
-                lag,
-                oldest_age_ms: oldest.map(|stored| now.saturating_sub(stored).max(0)),
-            };
-            rows.extend(topics.into_iter().map(row));
+            let (Some(positions), Some(lag)) = (positions, lag) else { continue };
+            if positions.is_empty() {
+                continue;
+            }
+            let oldest = if may_look { self.oldest(&positions, &mut lookups) } else { None };
+            snapshot.rows.push(GroupLag { group, topic, lag, oldest_age_ms: oldest.map(|stored| now.saturating_sub(stored).max(0)) });
         }
-        rows
+        snapshot.rows.sort_unstable_by(|a, b| (&a.group, &a.topic).cmp(&(&b.group, &b.topic)));
+        snapshot
+    }
+
+    fn readings(&self) -> BTreeMap<(Group, Topic), Reading> {
+        let mut readings: BTreeMap<_, Reading> = BTreeMap::new();
+        for group in self.offsets().groups() {
+            for committed in self.offsets().list(group.as_str()) {
+                readings.entry((group.clone(), committed.topic)).or_default().committed.insert(committed.queue, committed.offset);
+            }
+        }
+        for (group, topic, beginning) in self.clients().shared_subscriptions() {
+            readings.entry((group, topic)).or_default().beginning = Some(beginning);
+        }
+        readings
+    }
+
+    /// Where a group goes on; `None` when that takes disk reads and there are to be none.
+    fn positions(&self, topic: &Topic, reading: &Reading, mut lookups: Option<&mut usize>) -> Option<Positions> {
+        let mut positions = Positions::new();
+        let Some(config) = self.topics().get(topic.as_str()) else { return Some(positions) };
+        for (id, offset) in &reading.committed {
+            if let Ok(Some(queue)) = self.topics().queue_to_read(topic.as_str(), id.to_wire()) {
+                let from = (*offset).max(queue.visible().min);
+                positions.push((queue, from));
+            }
+        }
+        let Some(beginning) = reading.beginning else { return Some(positions) };
+        for queue in self.store().queues_of(topic.as_str()) {
+            if queue.id().0 >= config.read_queues || reading.committed.contains_key(&queue.id()) {
+                continue;
+            }
+            let bounds = queue.visible();
+            let from = match beginning.from_where {
+                _ if bounds.min == bounds.max => bounds.max,
+                ConsumeFromWhere::FirstOffset => bounds.min,
+                ConsumeFromWhere::LastOffset => self.begin_at(&queue, beginning.since_ms, lookups.as_deref_mut()?),
+                ConsumeFromWhere::Timestamp => self.begin_at(&queue, beginning.since_ms.saturating_sub(CLIENTS_TIMESTAMP_MS), lookups.as_deref_mut()?),
+            };
+            positions.push((queue, from));
+        }
+        Some(positions)
+    }
+
+    fn begin_at(&self, queue: &QueueRef, ms: i64, lookups: &mut usize) -> QueueOffset {
+        *lookups += SEARCH_LOOKUPS;
+        let first = queue.visible().min;
+        if first == QueueOffset::ZERO && self.first_is_recent(queue) {
+            return first;
+        }
+        // A queue that can't be searched for damage shows up rather than hides.
+        self.store().offset_by_time(queue, ms, TimeBoundary::Lower).unwrap_or(first)
+    }
+
+    /// When the oldest message not consumed was stored.
+    fn oldest(&self, positions: &Positions, lookups: &mut usize) -> Option<i64> {
+        let behind = positions.iter().filter(|(queue, from)| *from < queue.visible().max);
+        behind
+            .filter_map(|(queue, from)| {
+                *lookups += 1;
+                self.store().store_timestamp(queue, *from).ok().flatten()
+            })
+            .min()
     }
 }

@@ -123,6 +123,9 @@ pub struct TopicsConfig {
     pub queue_count: u32,
 }
 
+/// Room in a frame and in a record besides the body: header, properties, and a batch's own framing.
+pub const MESSAGE_OVERHEAD_BYTES: usize = 1024 * 1024;
+
 /// Rules for messages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MessagesConfig {

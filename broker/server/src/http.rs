@@ -13,7 +13,7 @@ use axum::{
 use std::{
     io,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -27,26 +27,27 @@ const SCRAPES_AT_ONCE_MAX: usize = 4;
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 
 /// One reason why this process should get no traffic now.
-type Check = Box<dyn Fn() -> Option<String> + Send + Sync>;
+pub type Check = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
 /// Whether this process should get traffic, and if not, why not.
-#[derive(Default)]
 pub struct Readiness {
-    serving: AtomicBool,
+    /// What the start is at.
+    starting: Box<dyn Fn() -> String + Send + Sync>,
+    /// Set when all listeners are open.
+    checks: OnceLock<Vec<Check>>,
     stopping: AtomicBool,
-    checks: Vec<Check>,
 }
 
 impl Readiness {
-    /// Not serving yet; ready once [`Readiness::started`] was called and no check objects.
+    /// Not serving yet, for the reason that `starting` tells; ready once [`Readiness::started`] was called and no check objects.
     #[must_use]
-    pub fn new(checks: Vec<Check>) -> Self {
-        Self { checks, ..Self::default() }
+    pub fn new(starting: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        Self { starting: Box::new(starting), checks: OnceLock::new(), stopping: AtomicBool::new(false) }
     }
 
-    /// All listeners are open.
-    pub fn started(&self) {
-        self.serving.store(true, Ordering::Release);
+    /// All listeners are open. What speaks against traffic from now on is asked of `checks`. A second call changes nothing.
+    pub fn started(&self, checks: Vec<Check>) {
+        let _ = self.checks.set(checks);
     }
 
     /// The process is about to stop: send nothing new.
@@ -57,13 +58,14 @@ impl Readiness {
     /// Everything that speaks against traffic, in plain words; empty when ready.
     #[must_use]
     pub fn objections(&self) -> Vec<String> {
+        let checks = self.checks.get();
         let mut reasons = Vec::new();
         if self.stopping.load(Ordering::Acquire) {
             reasons.push("the server is stopping".to_owned());
-        } else if !self.serving.load(Ordering::Acquire) {
-            reasons.push("the server is starting".to_owned());
+        } else if checks.is_none() {
+            reasons.push((self.starting)());
         }
-        reasons.extend(self.checks.iter().filter_map(|check| check()));
+        reasons.extend(checks.into_iter().flatten().filter_map(|check| check()));
         reasons
     }
 }
@@ -137,14 +139,14 @@ mod tests {
     async fn readiness_says_in_words_why_it_is_not_ready() {
         let full = Arc::new(AtomicBool::new(false));
         let disk = Arc::clone(&full);
-        let readiness = Arc::new(Readiness::new(vec![Box::new(move || disk.load(Ordering::Relaxed).then(|| "the disk is full".to_owned()))]));
+        let readiness = Arc::new(Readiness::new(|| "half of the log is read".to_owned()));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let telemetry = Arc::new(Telemetry::new().expect("fresh"));
         let server = tokio::spawn(serve(listener, telemetry, Arc::clone(&readiness), std::future::pending()));
 
-        assert!(fetch(address, "/readyz").await.ends_with("the server is starting\n"));
-        readiness.started();
+        assert!(fetch(address, "/readyz").await.ends_with("half of the log is read\n"));
+        readiness.started(vec![Box::new(move || disk.load(Ordering::Relaxed).then(|| "the disk is full".to_owned()))]);
         assert!(fetch(address, "/readyz").await.starts_with("HTTP/1.1 200"));
         full.store(true, Ordering::Relaxed);
         let answer = fetch(address, "/readyz").await;

@@ -204,6 +204,9 @@ impl BrokerProcessor {
             Code::GetBrokerRuntimeInfo => self.runtime_info(),
             Code::GetTopicStatsInfo => self.topic_stats(request),
             Code::GetConsumeStats => self.consume_stats(request),
+            // From a name server that lets replicas stand in for masters. This broker is a master, whose work does not depend on who has the lowest number:
+            // RocketMQ's masters, too, answer success and do nothing.
+            Code::NotifyMinBrokerIdChange => Ok(Answer::success()),
             Code::UpdateBrokerConfig => Err(Failure::not_allowed("the broker's configuration is read at its start; change it there and restart")),
 
             // Not served by this version, or not asked of a broker at all.
@@ -238,7 +241,6 @@ impl BrokerProcessor {
             | Code::RecallMessage
             | Code::QueryAssignment
             | Code::SetMessageRequestMode
-            | Code::NotifyMinBrokerIdChange
             | Code::ExchangeBrokerHaInfo
             | Code::GetBrokerHaStatus
             | Code::GetBrokerEpochCache

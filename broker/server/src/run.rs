@@ -5,30 +5,33 @@ mod error;
 mod listeners;
 mod machine;
 mod registration;
+mod stores;
+#[cfg(test)]
+mod tests;
 
 pub use error::RunError;
 
 use crate::{
-    config::Config,
-    http::{self, Readiness},
+    config::{Config, MESSAGE_OVERHEAD_BYTES},
+    http::{self, Check, Readiness},
     net::{Listener, Net, NetLimits},
     processor::{BrokerProcessor, NamingProcessor, Processor},
-    telemetry::{Telemetry, net_samples},
+    telemetry::{Telemetry, net_samples, store_samples},
 };
 use broker::Broker;
 use listeners::Ports;
 use sluice_naming::RouteTable;
 use sluice_protocol::FrameLimits;
+use sluice_store::{RecoveryProgress, Store};
 use std::{
     fmt::Write as _,
     io::{self, Write as _},
     sync::Arc,
     time::{Duration, Instant},
 };
+use stores::Places;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
-/// Room in a frame besides the body: header, properties, and a batch's own framing.
-const FRAME_OVERHEAD_BYTES: usize = 1024 * 1024;
 /// Descriptors besides connections: segments, indexes, listeners.
 const OTHER_FILES: u64 = 1024;
 /// How often silent brokers are looked for.
@@ -68,8 +71,9 @@ async fn serve(config: &Config, started: Instant) -> Result<(), RunError> {
     let mut signal = tokio::spawn(machine::stop_signal());
     let ports = Ports::of(config);
     ports.try_all()?;
+    let places = Places::real(config);
     let running = tokio::select! {
-        running = Running::start(config, &ports) => running?,
+        running = Running::start(config, &ports, &places) => running?,
         stopped = &mut signal => return stopped.unwrap_or_else(|error| Err(io::Error::other(error))).map(drop).map_err(RunError::Signal),
     };
     running.announce(&ports, started);
@@ -87,37 +91,49 @@ async fn serve(config: &Config, started: Instant) -> Result<(), RunError> {
 struct Running {
     net: Arc<Net>,
     broker: Option<Arc<Broker>>,
+    /// Where the name server's key-value configuration is kept: the broker's store, or one of its own.
+    kv: Option<Arc<Store>>,
     readiness: Arc<Readiness>,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Running {
-    async fn start(config: &Config, ports: &Ports) -> Result<Self, RunError> {
+    async fn start(config: &Config, ports: &Ports, places: &Places) -> Result<Self, RunError> {
         let telemetry = Arc::new(Telemetry::new()?);
         let net = Net::new(net_limits(config));
         let (stop, stopping) = watch::channel(false);
         let counted = Arc::clone(&net);
         telemetry.collect(move |samples| net_samples(&counted, samples))?;
+        let progress = Arc::new(RecoveryProgress::default());
+        let watched = Arc::clone(&progress);
+        let readiness = Arc::new(Readiness::new(move || recovering(&watched)));
+        let mut tasks = Vec::new();
+        // First of all: a recovery may take minutes, in which probes have to be told that this process lives and what it is at.
+        if let Some(port) = ports.http {
+            let listener = TcpListener::bind(port.address).await.map_err(|source| port.refused(source))?;
+            tasks.push(tokio::spawn(serve_http(listener, Arc::clone(&telemetry), Arc::clone(&readiness), stopping.clone())));
+        }
         let table = config.roles.naming.then(|| Arc::new(RouteTable::new(Arc::new(sluice_env::real::RealClock::new()))));
-        let broker = open_broker(config, &net).await?;
+        let broker = open_broker(config, &net, places, &progress).await?;
         if let Some(broker) = &broker {
             broker.publish(table.as_ref()).map_err(RunError::Route)?;
             broker.measure(&telemetry)?;
         }
-        let readiness = Arc::new(Readiness::new(checks(broker.as_ref())));
+        let kv = match &table {
+            Some(_) => Some(open_kv(broker.as_ref(), places, progress).await?),
+            None => None,
+        };
+        if let Some(kv) = kv.clone().filter(|_| broker.is_none()) {
+            telemetry.collect(move |samples| store_samples(&kv.status(), samples))?;
+        }
         let processor = Processor::new(
             broker.as_ref().map(|broker| BrokerProcessor::new(Arc::clone(&broker.delivery), broker.local())),
-            table.as_ref().map(|table| NamingProcessor::new(Arc::clone(table), broker.as_ref().map(|broker| Arc::clone(&broker.store)))),
+            table.as_ref().zip(kv.as_ref()).map(|(table, kv)| NamingProcessor::new(Arc::clone(table), Arc::clone(kv))),
             Arc::clone(&telemetry.requests),
         );
         for port in [ports.naming, ports.broker, ports.vip].into_iter().flatten() {
             Listener::bind(port.address, &net, processor.clone()).await.map_err(|source| port.refused(source))?;
-        }
-        let mut tasks = Vec::new();
-        if let Some(port) = ports.http {
-            let listener = TcpListener::bind(port.address).await.map_err(|source| port.refused(source))?;
-            tasks.push(tokio::spawn(serve_http(listener, telemetry, Arc::clone(&readiness), stopping.clone())));
         }
         if let Some(table) = table {
             tasks.push(tokio::spawn(expire_routes(table, stopping.clone())));
@@ -125,8 +141,8 @@ impl Running {
         if let Some(broker) = &broker {
             tasks.extend(broker.register(&config.naming_addresses, &stopping));
         }
-        readiness.started();
-        Ok(Self { net, broker, readiness, stop, tasks })
+        readiness.started(checks(broker.as_ref(), kv.as_ref()));
+        Ok(Self { net, broker, kv, readiness, stop, tasks })
     }
 
     /// One line that tells where what is served, and how long the start took.
@@ -155,6 +171,8 @@ impl Running {
         close(self.broker.clone(), |broker| broker.delivery.close()).await;
         self.net.stop(deadline.min(DRAIN_MAX)).await;
         close(self.broker, |broker| broker.store.close()).await;
+        // The broker's own is closed already: a second time does nothing.
+        close(self.kv, |store| store.close()).await;
         for task in self.tasks {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a task had failed");
@@ -163,26 +181,50 @@ impl Running {
     }
 }
 
-async fn close(broker: Option<Arc<Broker>>, body: impl FnOnce(&Broker) + Send + 'static) {
-    let Some(broker) = broker else { return };
-    if let Err(error) = tokio::task::spawn_blocking(move || body(&broker)).await {
-        tracing::error!(%error, "closing the broker failed");
+async fn close<T: Send + 'static>(part: Option<T>, body: impl FnOnce(&T) + Send + 'static) {
+    let Some(part) = part else { return };
+    if let Err(error) = tokio::task::spawn_blocking(move || body(&part)).await {
+        tracing::error!(%error, "closing a part of the server failed");
     }
 }
 
-async fn open_broker(config: &Config, net: &Arc<Net>) -> Result<Option<Arc<Broker>>, RunError> {
+async fn open_broker(config: &Config, net: &Arc<Net>, places: &Places, progress: &Arc<RecoveryProgress>) -> Result<Option<Arc<Broker>>, RunError> {
     if !config.roles.broker {
         return Ok(None);
     }
     let (config, net, runtime) = (config.clone(), Arc::clone(net), tokio::runtime::Handle::current());
-    let opened = tokio::task::spawn_blocking(move || Broker::open(&config, &net, runtime)).await;
-    opened.unwrap_or_else(|error| Err(RunError::Runtime(io::Error::other(error)))).map(|broker| Some(Arc::new(broker)))
+    let (places, progress) = (places.clone(), Arc::clone(progress));
+    aside(move || Broker::open(&config, &net, runtime, &places, &progress)).await.map(|broker| Some(Arc::new(broker)))
+}
+
+/// Key-value configuration lies in the broker's log when there is a broker, else in a small store of its own.
+async fn open_kv(broker: Option<&Arc<Broker>>, places: &Places, progress: Arc<RecoveryProgress>) -> Result<Arc<Store>, RunError> {
+    if let Some(broker) = broker {
+        return Ok(Arc::clone(&broker.store));
+    }
+    let places = places.clone();
+    aside(move || places.open_naming(&progress)).await
+}
+
+/// Runs what blocks.
+async fn aside<T: Send + 'static>(open: impl FnOnce() -> Result<T, RunError> + Send + 'static) -> Result<T, RunError> {
+    let opened = tokio::task::spawn_blocking(open).await;
+    opened.unwrap_or_else(|error| Err(RunError::Runtime(io::Error::other(error))))
+}
+
+/// What a start is at, for those who ask whether it is over.
+fn recovering(progress: &RecoveryProgress) -> String {
+    const MIB: u64 = 1 << 20;
+    match progress.total_bytes() {
+        0 => "recovering: the server is opening its data directory".to_owned(),
+        total => format!("recovering: {} MiB of the log are read, of {} MiB at most", progress.read_bytes() / MIB, total.div_ceil(MIB)),
+    }
 }
 
 /// What speaks against traffic.
-fn checks(broker: Option<&Arc<Broker>>) -> Vec<Box<dyn Fn() -> Option<String> + Send + Sync>> {
-    let Some(broker) = broker.cloned() else { return Vec::new() };
-    vec![Box::new(move || broker.store.status().writable.err().map(|why| format!("the store takes no writes: {why}")))]
+fn checks(broker: Option<&Arc<Broker>>, kv: Option<&Arc<Store>>) -> Vec<Check> {
+    let Some(store) = broker.map(|broker| &broker.store).or(kv).cloned() else { return Vec::new() };
+    vec![Box::new(move || store.status().writable.err().map(|why| format!("the store takes no writes: {why}")))]
 }
 
 async fn serve_http(listener: TcpListener, telemetry: Arc<Telemetry>, readiness: Arc<Readiness>, mut stopping: watch::Receiver<bool>) {
@@ -211,11 +253,16 @@ async fn expire_routes(table: Arc<RouteTable>, mut stopping: watch::Receiver<boo
 fn net_limits(config: &Config) -> NetLimits {
     let limits = &config.limits;
     NetLimits {
-        frame: FrameLimits { frame_bytes_max: config.messages.bytes_max + FRAME_OVERHEAD_BYTES, ..FrameLimits::default() },
+        frame: FrameLimits { frame_bytes_max: frame_bytes_max(config), ..FrameLimits::default() },
         connections_max: limits.connections_max,
         in_flight_bytes_max: limits.in_flight_bytes_max,
         idle: limits.idle,
         partial_frame: limits.partial_frame,
         ..NetLimits::default()
     }
+}
+
+/// As much as the largest message takes. A name server alone takes all that a Java broker may send: it registers with all of its topics in one frame.
+fn frame_bytes_max(config: &Config) -> usize {
+    if config.roles.broker { config.messages.bytes_max + MESSAGE_OVERHEAD_BYTES } else { FrameLimits::default().frame_bytes_max }
 }

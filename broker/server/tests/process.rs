@@ -1,7 +1,13 @@
 //! The binary as a user meets it: it starts, says so, answers probes, stops on a signal, and refuses a wrong start in words that help.
 #![allow(clippy::disallowed_methods, reason = "tests watch the real thing from outside")]
 
+use sluice_client::{ClientOptions, Connection, Request};
+use sluice_protocol::{
+    ExtFields, Frame, RequestCode, ResponseCode, TypedHeader,
+    headers::{KvConfigRequest, PutKvConfigRequest, RegisterBrokerRequest, SendMessageRequest, UpdateConsumerOffsetRequest},
+};
 use std::{
+    collections::BTreeSet,
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     path::Path,
@@ -175,17 +181,127 @@ fn a_wrong_configuration_ends_with_code_2_and_every_error() {
     assert!(stderr.contains("log.format") && stderr.contains("storage.flush"), "{stderr}");
 }
 
+/// One request, answered.
+fn ask(port: u16, request: Request) -> Frame {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let connection = Connection::open(&format!("127.0.0.1:{port}"), &ClientOptions::default(), None).await.expect("listening");
+        connection.request(request, DEADLINE).await.expect("answered")
+    })
+}
+
+fn must(port: u16, request: Request) -> Frame {
+    let answer = ask(port, request);
+    assert_eq!(answer.header.response_code(), Some(ResponseCode::Success), "{:?}", answer.header.remark);
+    answer
+}
+
+fn name_server(dir: &Path, ports: &Ports) -> Server {
+    let mut command = server(dir, ports);
+    command.args(["--roles", "naming"]);
+    Server::start(command)
+}
+
+const ORDERS: [&str; 2] = ["ORDER_TOPIC_CONFIG", "orders"];
+
+fn get_order_configuration(port: u16) -> Frame {
+    let [namespace, key] = ORDERS;
+    ask(port, Request::new(RequestCode::GetKvConfig, KvConfigRequest { namespace: namespace.into(), key: key.into() }.encode()))
+}
+
 #[test]
-fn a_name_server_alone_needs_no_data_directory() {
+fn a_name_server_alone_keeps_its_key_value_configuration_through_kills_and_stops() {
     let dir = tempfile::tempdir().expect("a directory");
     let ports = Ports::free();
-    let data = dir.path().join("never-made");
-    let mut command = server(&data, &ports);
-    command.args(["--roles", "naming"]);
-    let mut server = Server::start(command);
-    TcpStream::connect(("127.0.0.1", ports.naming)).expect("the name server listens");
+    let [namespace, key] = ORDERS;
+    let mut running = name_server(dir.path(), &ports);
     TcpStream::connect(("127.0.0.1", ports.broker)).expect_err("no broker");
     assert!(get(ports.http, "/readyz").starts_with("HTTP/1.1 200"));
-    assert!(server.stop().success());
-    assert!(!data.exists());
+    assert!(get(ports.http, "/metrics").contains("sluice_store_writable 1"));
+    for value in ["broker-a:4", "broker-a:8"] {
+        let put = PutKvConfigRequest { namespace: namespace.into(), key: key.into(), value: value.into() };
+        must(ports.naming, Request::new(RequestCode::PutKvConfig, put.encode()));
+        drop(running);
+        running = name_server(dir.path(), &ports);
+        assert_eq!(get_order_configuration(ports.naming).header.ext.get("value"), Some(value), "after a kill");
+    }
+    assert!(running.stop().success());
+    running = name_server(dir.path(), &ports);
+    let delete = KvConfigRequest { namespace: namespace.into(), key: key.into() };
+    must(ports.naming, Request::new(RequestCode::DeleteKvConfig, delete.encode()));
+    assert!(running.stop().success());
+    running = name_server(dir.path(), &ports);
+    assert_eq!(get_order_configuration(ports.naming).header.response_code(), Some(ResponseCode::QueryNotFound));
+    assert!(running.stop().success());
+}
+
+#[test]
+fn a_name_server_and_a_broker_of_two_processes_share_a_data_directory() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (first, second) = (Ports::free(), Ports::free());
+    let _name_server = name_server(dir.path(), &first);
+    let mut command = server(dir.path(), &second);
+    command.args(["--roles", "broker", "--naming-addresses", &format!("127.0.0.1:{}", first.naming)]);
+    let _broker = Server::start(command);
+    assert!(get(second.http, "/readyz").starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn a_name_server_alone_takes_a_registration_of_nearly_16_mib() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let ports = Ports::free();
+    let _server = name_server(dir.path(), &ports);
+    let mut body = b"{}".to_vec();
+    body.resize((16 << 20) - 2048, b' ');
+    let header = RegisterBrokerRequest {
+        broker_name: "java".into(),
+        broker_addr: "10.0.0.1:10911".into(),
+        cluster_name: "c".into(),
+        ha_server_addr: "10.0.0.1:10912".into(),
+        ..RegisterBrokerRequest::default()
+    };
+    must(ports.naming, Request::new(RequestCode::RegisterBroker, header.encode()).with_body(body));
+    let cluster = must(ports.naming, Request::new(RequestCode::GetBrokerClusterInfo, ExtFields::new()));
+    assert!(String::from_utf8_lossy(&cluster.body).contains("10.0.0.1:10911"));
+}
+
+/// Names in backquotes that begin like a metric's, without what a histogram's series have at their end.
+fn metrics_named_in(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':')).filter(|word| word.starts_with("sluice_") && !word.contains(':'));
+    words.map(|word| word.trim_end_matches("_bucket").to_owned()).collect()
+}
+
+#[test]
+fn every_metric_in_the_documents_is_served_and_every_one_served_is_documented() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let ports = Ports::free();
+    let _server = Server::start(server(dir.path(), &ports));
+    let send = SendMessageRequest {
+        producer_group: "p".into(),
+        topic: "t".into(),
+        default_topic: "TBW102".into(),
+        default_topic_queue_nums: 4,
+        ..SendMessageRequest::default()
+    };
+    must(ports.broker, Request::new(RequestCode::SendMessageV2, send.encode_v2()).with_body("x"));
+    let commit = UpdateConsumerOffsetRequest { consumer_group: "g".into(), topic: "t".into(), queue_id: 0, commit_offset: 0 };
+    must(ports.broker, Request::new(RequestCode::UpdateConsumerOffset, commit.encode()));
+    let scrape = get(ports.http, "/metrics");
+    let served: BTreeSet<String> = scrape.lines().filter_map(|line| Some(line.strip_prefix("# TYPE ")?.split(' ').next()?.to_owned())).collect();
+    for line in
+        ["sluice_group_lag_messages{group=\"g\",topic=\"t\"} 1", "sluice_delivery_messages_in_total 1", "sluice_store_append_seconds_bucket{le=\"+Inf\"} "]
+    {
+        assert!(scrape.contains(line), "{line} in {scrape}");
+    }
+
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let read = |path: &Path| metrics_named_in(&std::fs::read_to_string(path).expect("readable"));
+    assert_eq!(read(&root.join("docs/metrics.md")), served, "docs/metrics.md and what is served");
+    let docs = std::fs::read_dir(root.join("docs")).expect("there").map(|entry| entry.expect("there").path());
+    // Crates' names look like metrics' names.
+    let crates = ["store", "delivery", "naming", "protocol", "server", "client", "types", "env", "cli"].map(|name| format!("sluice_{name}"));
+    for page in docs.filter(|path| path.extension().is_some_and(|ending| ending == "md")).chain([root.join("README.md"), root.join("ARCHITECTURE.md")]) {
+        let unknown: Vec<String> = read(&page).into_iter().filter(|name| !served.contains(name) && !crates.contains(name)).collect();
+        assert!(unknown.is_empty(), "{} names metrics that nobody serves: {unknown:?}", page.display());
+    }
 }

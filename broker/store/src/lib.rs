@@ -9,6 +9,7 @@ mod checkpoint;
 mod commit_log;
 mod flush_mark;
 pub mod key_index;
+mod latency;
 mod maintenance;
 mod mmap;
 pub mod queue_index;
@@ -21,6 +22,7 @@ mod writer;
 
 pub use api::*;
 pub use batch::Batch;
+pub use latency::Latency;
 pub use queue_index::{Queue, QueueRef};
-pub use recovery::OpenError;
+pub use recovery::{OpenError, RecoveryProgress};
 pub use store::{Store, StoreOptions, StoreStatus};

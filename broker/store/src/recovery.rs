@@ -15,7 +15,13 @@ use memchr::memmem;
 use sluice_env::{Disk, Env, OpenMode};
 use sluice_protocol::record::{self, Prefix, RecordView};
 use sluice_types::{QueueId, QueueOffset, Topic};
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 const IDENTITY: &str = "identity";
 const IDENTITY_MAGIC: &[u8; 8] = b"SLUICES1";
@@ -51,6 +57,27 @@ pub enum OpenError {
     Damaged(String),
 }
 
+/// How far an opening is, for those who wait for it.
+#[derive(Debug, Default)]
+pub struct RecoveryProgress {
+    read: AtomicU64,
+    total: AtomicU64,
+}
+
+impl RecoveryProgress {
+    /// Bytes of log checked so far.
+    #[must_use]
+    pub fn read_bytes(&self) -> u64 {
+        self.read.load(Relaxed)
+    }
+
+    /// Bytes of log to be checked at most; the log may end earlier. 0 before that is known.
+    #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        self.total.load(Relaxed)
+    }
+}
+
 pub(crate) struct Recovered {
     pub(crate) log: CommitLog,
     pub(crate) queues: QueueIndex,
@@ -67,7 +94,7 @@ fn disk_error(what: &str) -> impl FnOnce(io::Error) -> OpenError + '_ {
     move |error| OpenError::Disk { what: what.to_owned(), error: error.to_string() }
 }
 
-pub(crate) fn open(env: &Env, options: &StoreOptions) -> Result<Recovered, OpenError> {
+pub(crate) fn open(env: &Env, options: &StoreOptions, progress: &RecoveryProgress) -> Result<Recovered, OpenError> {
     let disk = &env.disk;
     let lock = disk.lock("lock").map_err(|e| match e.kind() {
         io::ErrorKind::WouldBlock => OpenError::Locked(disk.describe()),
@@ -80,7 +107,7 @@ pub(crate) fn open(env: &Env, options: &StoreOptions) -> Result<Recovered, OpenE
     let base = Base::load(disk)?;
     let segments = segments(disk, segment_bytes, base.min)?;
     let newest_ms = base.newest_ms;
-    let mut scan = Scan { disk, base, segments, marked, newest_ms, end: 0 };
+    let mut scan = Scan { disk, progress, base, segments, marked, newest_ms, end: 0 };
     scan.run()?;
     scan.refuse_damage(options)?;
     scan.cut()?;
@@ -233,6 +260,7 @@ fn segments(disk: &Arc<dyn Disk>, segment_bytes: u64, min: u64) -> Result<Vec<Ar
 
 struct Scan<'a> {
     disk: &'a Arc<dyn Disk>,
+    progress: &'a RecoveryProgress,
     base: Base,
     segments: Vec<Arc<Segment>>,
     marked: u64,
@@ -252,6 +280,7 @@ impl Scan<'_> {
             return Err(OpenError::Damaged("the log does not begin at 0 and there is no checkpoint: the metadata before it is lost".to_owned()));
         }
         self.end = from;
+        self.progress.total.store(last.saturating_sub(from), Relaxed);
         for segment in self.segments.clone() {
             if segment.end() <= from {
                 continue;
@@ -283,6 +312,7 @@ impl Scan<'_> {
                     let Some(view) = whole(&bytes[at..], offset) else { return Ok(offset) };
                     self.dispatch(&view, offset)?;
                     at += view.bytes().len();
+                    self.progress.read.store(offset + view.bytes().len() as u64 - self.base.dispatched, Relaxed);
                 }
                 _ => return Ok(from + at as u64),
             }

@@ -1,14 +1,14 @@
 //! One store directory, opened.
 
 use crate::{
-    AppendError, Batch, Done, FlushMode, Hooks, MetaTable, Placed, Wait,
+    AppendError, Batch, Done, FlushMode, Hooks, Latency, MetaTable, Placed, Wait,
     checkpoint::{Checkpoint, Meta},
     commit_log::CommitLog,
     flush_mark::FlushMark,
     key_index::KeyIndex,
     maintenance::Maintenance,
     queue_index::{QueueIndex, QueueRef},
-    recovery::{self, OpenError},
+    recovery::{self, OpenError, RecoveryProgress},
     writer::Writer,
 };
 use parking_lot::Mutex;
@@ -90,10 +90,10 @@ pub struct StoreStatus {
     pub appended_records: u64,
     /// Bytes appended since the start.
     pub appended_bytes: u64,
-    /// Syncs since the start.
-    pub syncs: u64,
-    /// Seconds spent in them.
-    pub sync_seconds_sum: f64,
+    /// How long flushes to stable storage took.
+    pub flush_latency: Latency,
+    /// How long records waited from their hand-over until they were written to the log, one duration a batch.
+    pub append_latency: Latency,
     /// Turns of the writer since the start.
     pub turns: u64,
 }
@@ -129,7 +129,12 @@ thread_local! {
 impl Store {
     /// Opens the directory that `env.disk` stands for: takes its lock, recovers, starts the writer.
     pub fn open(env: Env, options: StoreOptions) -> Result<Arc<Self>, OpenError> {
-        let recovered = recovery::open(&env, &options)?;
+        Self::open_watched(env, options, &RecoveryProgress::default())
+    }
+
+    /// The same, telling meanwhile how far it is.
+    pub fn open_watched(env: Env, options: StoreOptions, progress: &RecoveryProgress) -> Result<Arc<Self>, OpenError> {
+        let recovered = recovery::open(&env, &options, progress)?;
         let tail = recovered.log.tail().map_err(|e| OpenError::Disk { what: "opening the last segment".to_owned(), error: e.to_string() })?;
         let shared = Arc::new(Shared {
             writer: Writer::new(tail, recovered.newest_ms),
@@ -274,8 +279,8 @@ impl Store {
             queued_bytes: s.writer.queued_bytes(),
             appended_records: counters.records.load(Ordering::Relaxed),
             appended_bytes: counters.bytes.load(Ordering::Relaxed),
-            syncs: counters.syncs.load(Ordering::Relaxed),
-            sync_seconds_sum: counters.sync_ns_sum.load(Ordering::Relaxed) as f64 / 1e9,
+            flush_latency: counters.flushes.read(),
+            append_latency: counters.appends.read(),
             turns: counters.turns.load(Ordering::Relaxed),
         }
     }

@@ -7,6 +7,7 @@ use crate::{
     AppendError, Batch, Done, FlushMode, Placed, Wait,
     batch::Pending,
     commit_log::Tail,
+    latency::Histogram,
     queue_index::{Entry, QueueRef},
     store::Shared,
 };
@@ -85,8 +86,8 @@ pub(crate) struct Counters {
     pub(crate) records: AtomicU64,
     pub(crate) bytes: AtomicU64,
     pub(crate) turns: AtomicU64,
-    pub(crate) syncs: AtomicU64,
-    pub(crate) sync_ns_sum: AtomicU64,
+    pub(crate) flushes: Histogram,
+    pub(crate) appends: Histogram,
 }
 
 impl Writer {
@@ -300,7 +301,9 @@ impl Shared {
 
     fn split_by_wait(&self, end: u64, placed: Vec<(Job, Vec<Placed>)>) -> (Vec<Waiter>, Early) {
         let (mut waiting, mut early) = (Vec::new(), Vec::new());
+        let written = self.env.clock.monotonic();
         for (job, placed) in placed {
+            self.writer.counters.appends.observe(written.since(job.since));
             self.apply_meta(&job.batch);
             match job.wait {
                 Wait::Durable => waiting.push(Waiter { end, since: job.since, placed, done: job.done }),
@@ -390,10 +393,9 @@ impl Shared {
             self.writer.poison(&format!("syncing the commit log failed: {e}"));
             return;
         }
-        let ns = self.env.clock.monotonic().since(begun).as_nanos() as u64;
-        let counters = &self.writer.counters;
-        counters.syncs.fetch_add(1, Ordering::Relaxed);
-        counters.sync_ns_sum.fetch_add(ns, Ordering::Relaxed);
+        let took = self.env.clock.monotonic().since(begun);
+        self.writer.counters.flushes.observe(took);
+        let ns = took.as_nanos() as u64;
         let before = self.writer.sync_ns.load(Ordering::Relaxed);
         self.writer.sync_ns.store((before * 7 + ns) / 8, Ordering::Relaxed);
         self.flush_mark.note(self.log.marks.flushed().0);

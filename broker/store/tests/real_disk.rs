@@ -1,4 +1,5 @@
 //! The store on the machine's own disk: memory maps, positioned writes, real syncs.
+#![allow(clippy::disallowed_methods, reason = "tests watch the real thing from outside")]
 
 use sluice_env::real;
 use sluice_protocol::record::{RecordFields, RecordView};

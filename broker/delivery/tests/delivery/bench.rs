@@ -124,14 +124,18 @@ impl Bench {
     }
 
     pub(crate) fn heartbeat(&self, group_name: &str, client_id: &str, connection: u64, subscriptions: Vec<Subscription>) {
-        let beat = ConsumerHeartbeat {
-            group: group(group_name),
-            consume_type: ConsumeType::Passively,
-            model: MessageModel::Clustering,
-            from_where: ConsumeFromWhere::LastOffset,
-            subscriptions,
-        };
-        self.delivery.heartbeat(client(client_id, connection), &[], vec![beat]);
+        self.beat(group_name, client(client_id, connection), ConsumeFromWhere::LastOffset, subscriptions);
+    }
+
+    /// A member of a group that begins somewhere else than at the end.
+    pub(crate) fn heartbeat_from(&self, group_name: &str, from_where: ConsumeFromWhere, subscriptions: Vec<Subscription>) {
+        self.beat(group_name, client(group_name, 100), from_where, subscriptions);
+    }
+
+    fn beat(&self, group_name: &str, client: ClientInfo, from_where: ConsumeFromWhere, subscriptions: Vec<Subscription>) {
+        let beat =
+            ConsumerHeartbeat { group: group(group_name), consume_type: ConsumeType::Passively, model: MessageModel::Clustering, from_where, subscriptions };
+        self.delivery.heartbeat(client, &[], vec![beat]);
     }
 }
 

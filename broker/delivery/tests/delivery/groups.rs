@@ -1,5 +1,5 @@
-use crate::bench::{Bench, group, message, topic};
-use sluice_delivery::{ConnectionId, OffsetError, Subscription, SubscriptionGroupConfig};
+use crate::bench::{Bench, group, message, pull_of, topic};
+use sluice_delivery::{ConnectionId, ConsumeFromWhere, OffsetError, SendRequest, Subscription, SubscriptionGroupConfig, TopicConfig};
 use sluice_types::{QueueId, QueueOffset};
 use std::{sync::mpsc, time::Duration};
 
@@ -96,7 +96,95 @@ fn lag_is_what_lies_between_the_commit_and_the_end() {
     bench.send(message("orders", "two")).expect("stored");
     bench.delivery.commit_offset(&group("readers"), &topic("orders"), 0, 1).expect("taken");
     bench.clock.advance(Duration::from_secs(7));
-    let rows = bench.delivery.lag();
+    let rows = bench.delivery.lag().rows;
     assert_eq!(rows.len(), 1);
     assert_eq!((rows[0].lag, rows[0].oldest_age_ms.is_some_and(|age| age >= 7_000)), (1, true));
+}
+
+fn lag_of(bench: &Bench, group_name: &str, topic_name: &str) -> Option<u64> {
+    bench.delivery.lag().rows.into_iter().find(|row| row.group.as_str() == group_name && row.topic.as_str() == topic_name).map(|row| row.lag)
+}
+
+#[test]
+fn a_member_that_has_never_committed_has_a_lag() {
+    // Nothing counts as recent: the broker tells nobody to begin at 0.
+    let bench = Bench::with(|options| options.recent_bytes = 0);
+    bench.send(message("orders", "before")).expect("stored");
+    bench.clock.advance(Duration::from_secs(60));
+    let wants = || vec![Subscription::all(topic("orders"))];
+    bench.heartbeat("from-the-end", "c1", 1, wants());
+    assert_eq!(lag_of(&bench, "from-the-end", "orders"), Some(0), "it begins behind what was there before");
+    bench.clock.advance(Duration::from_secs(1));
+    bench.send(message("orders", "after")).expect("stored");
+    assert_eq!(lag_of(&bench, "from-the-end", "orders"), Some(1));
+    bench.heartbeat_from("from-a-time", ConsumeFromWhere::Timestamp, wants());
+    assert_eq!(lag_of(&bench, "from-a-time", "orders"), Some(2), "clients begin 30 minutes back");
+    bench.heartbeat_from("from-the-begin", ConsumeFromWhere::FirstOffset, wants());
+    bench.clock.advance(Duration::from_secs(10));
+    let rows = bench.delivery.lag().rows;
+    let stuck = rows.iter().find(|row| row.group.as_str() == "from-the-begin" && row.topic.as_str() == "orders").expect("listed");
+    assert_eq!((stuck.lag, stuck.oldest_age_ms), (2, Some(71_000)));
+
+    bench.delivery.commit_offset(&group("from-the-begin"), &topic("orders"), 0, 2).expect("taken");
+    assert_eq!(lag_of(&bench, "from-the-begin", "orders"), Some(0));
+    bench.delivery.unregister("c1", None, Some(&group("from-the-end")));
+    assert_eq!(lag_of(&bench, "from-the-end", "orders"), None, "nobody waits any more");
+}
+
+#[test]
+fn a_queue_never_committed_counts_beside_those_that_were() {
+    let bench = Bench::new();
+    for queue_id in 0..2 {
+        bench.send(SendRequest { queue_id, ..message("orders", "one") }).expect("stored");
+    }
+    bench.heartbeat("readers", "c1", 1, vec![Subscription::all(topic("orders"))]);
+    bench.delivery.commit_offset(&group("readers"), &topic("orders"), 0, 1).expect("taken");
+    // Everything in the queue is recent: the broker tells a member without an offset to begin at 0, wherever it is configured to.
+    assert_eq!(lag_of(&bench, "readers", "orders"), Some(1));
+}
+
+#[test]
+fn ages_left_out_of_one_snapshot_come_first_in_the_next() {
+    const QUEUES: u32 = 1_000;
+    let bench = Bench::new();
+    let names = ["a", "b", "c"];
+    for name in names {
+        bench.delivery.topics().put(TopicConfig::new(topic(name), QUEUES), Box::new(|made| made.expect("stored")));
+        for queue_id in 0..QUEUES.cast_signed() {
+            bench.send(SendRequest { queue_id, ..message(name, "x") }).expect("stored");
+            bench.delivery.offsets().commit(&group("readers"), &topic(name), QueueId(queue_id.cast_unsigned()), QueueOffset(0));
+        }
+    }
+    let mut aged = std::collections::BTreeSet::new();
+    for _ in 0..3 {
+        let snapshot = bench.delivery.lag();
+        assert_eq!(snapshot.rows.iter().map(|row| (row.topic.as_str(), row.lag)).collect::<Vec<_>>(), names.map(|name| (name, u64::from(QUEUES))));
+        assert_eq!(snapshot.left_out, 1);
+        let with_age: Vec<_> = snapshot.rows.into_iter().filter(|row| row.oldest_age_ms.is_some()).map(|row| row.topic).collect();
+        assert_eq!(with_age.len(), 2, "a topic is looked at whole or not at all");
+        aged.extend(with_age);
+    }
+    assert_eq!(aged.len(), 3);
+}
+
+#[test]
+fn rates_are_of_the_last_minute() {
+    let bench = Bench::new();
+    for _ in 0..120 {
+        bench.send(message("orders", "x")).expect("stored");
+    }
+    bench.pull(pull_of("orders", 0)).expect("32 messages");
+    bench.clock.advance(Duration::from_secs(60));
+    assert_eq!(bench.delivery.put_rate("orders"), 2.0);
+    assert_eq!(bench.delivery.get_rate("readers", "orders"), 32.0 / 60.0);
+    assert_eq!((bench.delivery.get_rate("others", "orders"), bench.delivery.put_rate("nothing")), (0.0, 0.0));
+    bench.until("what is older than a minute is no rate of now", || {
+        bench.clock.advance(Duration::from_secs(10));
+        bench.delivery.put_rate("orders") == 0.0 && bench.delivery.get_rate("readers", "orders") == 0.0
+    });
+    let bench = bench.restart();
+    assert_eq!(bench.delivery.put_rate("orders"), 0.0, "what was there at the start has not come since");
+    bench.send(message("orders", "x")).expect("stored");
+    bench.clock.advance(Duration::from_secs(10));
+    assert_eq!(bench.delivery.put_rate("orders"), 0.1);
 }

@@ -59,7 +59,7 @@ pub static KEYS: &[Key] = &[
         unit: "path",
         default: "./sluice-data",
         allowed: "a directory this process may write; it is made when missing",
-        why: "Where the commit log lies. Beside the working directory, so that a first try needs no rights and is easy to remove.",
+        why: "Where the commit log lies; a name server without a broker keeps its key-value configuration in naming/ below. Beside the working directory, so that a first try needs no rights and is easy to remove.",
         apply: |c, raw| value::non_empty(raw).map(|raw| c.data_dir = raw.into()),
     },
     Key {
@@ -253,9 +253,9 @@ pub static KEYS: &[Key] = &[
         name: "messages.size_max",
         unit: "bytes",
         default: "4MiB",
-        allowed: "1KiB to 64MiB",
+        allowed: "1KiB to 15MiB: with its header and properties a message has to fit into 16 MiB, the largest frame of RocketMQ's clients",
         why: "Largest body of a message. RocketMQ's default (maxMessageSize).",
-        apply: |c, raw| value::bytes(raw, "1KiB", "64MiB").map(|n| c.messages.bytes_max = n as usize),
+        apply: |c, raw| value::bytes(raw, "1KiB", "15MiB").map(|n| c.messages.bytes_max = n as usize),
     },
     Key {
         name: "limits.connections",

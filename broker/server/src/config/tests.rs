@@ -88,6 +88,15 @@ fn a_single_listen_address_is_also_advertised() {
 }
 
 #[test]
+fn the_largest_message_fits_into_a_record_and_a_frame() {
+    let loaded = load(None, &[], &[("messages.size_max", "15MiB")]).expect("allowed");
+    let with_all_else = loaded.config.messages.bytes_max + MESSAGE_OVERHEAD_BYTES;
+    assert!(with_all_else <= sluice_protocol::record::RECORD_BYTES_MAX && with_all_else <= sluice_protocol::FrameLimits::default().frame_bytes_max);
+    let errors = load(None, &[], &[("messages.size_max", "16MiB")]).expect_err("a record of it would not fit");
+    assert!(errors.to_string().contains("between 1KiB and 15MiB") && errors.to_string().contains("largest frame"), "{errors}");
+}
+
+#[test]
 fn every_key_is_explained() {
     let text = explain();
     assert!(KEYS.iter().all(|key| text.contains(key.name) && text.contains(&key.variable())));

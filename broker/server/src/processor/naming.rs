@@ -24,7 +24,7 @@ const KEY_SEPARATOR: char = '\u{1}';
 /// The name server's requests.
 pub struct NamingProcessor {
     table: Arc<RouteTable>,
-    store: Option<Arc<Store>>,
+    store: Arc<Store>,
     /// One at a time: a compressed one may inflate to 16 MiB of topics.
     large_registrations: Aside,
 }
@@ -40,10 +40,10 @@ impl From<RouteError> for Failure {
 }
 
 impl NamingProcessor {
-    /// Answers from `table`. Key-value configuration is kept in `store`; without one it lasts as long as the process.
+    /// Answers from `table`. Key-value configuration is kept in `store`.
     #[must_use]
-    pub fn new(table: Arc<RouteTable>, store: Option<Arc<Store>>) -> Self {
-        for (name, value) in store.iter().flat_map(|store| store.meta(MetaTable::KvConfig)) {
+    pub fn new(table: Arc<RouteTable>, store: Arc<Store>) -> Self {
+        for (name, value) in store.meta(MetaTable::KvConfig) {
             let kept = name.split_once(KEY_SEPARATOR).zip(String::from_utf8(value).ok());
             let taken = kept.map(|((namespace, key), value)| table.kv().put(namespace, key, &value));
             if !matches!(taken, Some(Ok(()))) {
@@ -221,13 +221,12 @@ impl NamingProcessor {
         });
     }
 
-    /// Writes a value into the store, when there is one, and then goes on.
+    /// Writes a value into the store, and then goes on.
     fn keep(&self, namespace: &str, key: &str, value: Option<String>, done: impl FnOnce(Result<(), AppendError>) + Send + 'static) {
-        let Some(store) = &self.store else { return done(Ok(())) };
         let change = MetaChange { table: MetaTable::KvConfig, key: format!("{namespace}{KEY_SEPARATOR}{key}"), value: value.map(String::into_bytes) };
         let mut batch = Batch::new();
         match batch.meta(&[change]) {
-            Ok(()) => store.submit(batch, Wait::Durable, Box::new(move |result| done(result.map(drop)))),
+            Ok(()) => self.store.submit(batch, Wait::Durable, Box::new(move |result| done(result.map(drop)))),
             Err(_) => done(Err(AppendError::TooLarge(key.len()))),
         }
     }

@@ -32,7 +32,7 @@ struct OffsetWrapper {
     pull_offset: i64,
 }
 
-/// `{"offsetTable":{{…}:{…},…},"<rate>":0.0}`
+/// `{"offsetTable":{{…}:{…},…},"<rate>":12.5}`
 #[derive(Default)]
 struct OffsetTable(Vec<u8>);
 
@@ -44,11 +44,12 @@ impl OffsetTable {
         self.0.extend_from_slice(&to_json(value));
     }
 
-    fn end(mut self, rate: &str) -> Answer {
+    /// `rate`: messages a second.
+    fn end(mut self, name: &str, rate: f64) -> Answer {
         if self.0.is_empty() {
             self.0.extend_from_slice(br#"{"offsetTable":{"#);
         }
-        self.0.extend_from_slice(format!(r#"}},"{rate}":0.0}}"#).as_bytes());
+        self.0.extend_from_slice(format!(r#"}},"{name}":{rate:.3}}}"#).as_bytes());
         Answer { body: vec![self.0.into()], ..Answer::success() }
     }
 }
@@ -76,7 +77,7 @@ impl BrokerProcessor {
             let offset = TopicOffset { last_update_timestamp, max_offset: bounds.max.to_wire(), min_offset: bounds.min.to_wire() };
             table.push(&self.message_queue(&topic.name, queue), &offset);
         }
-        Ok(table.end("topicPutTps"))
+        Ok(table.end("topicPutTps", self.delivery.put_rate(topic.name.as_str())))
     }
 
     pub(super) fn consume_stats(&self, request: &Request<'_>) -> Outcome {
@@ -98,14 +99,16 @@ impl BrokerProcessor {
         }
         let mut table = OffsetTable::default();
         let mut room = QUEUES_MAX;
+        let mut rate = 0.0;
         for topic in topics.iter().filter_map(|name| self.delivery.topics().get(name)) {
             room = room.saturating_sub(topic.read_queues as usize);
             if room == 0 {
                 return Err(Failure::new(ResponseCode::SystemError, format!("the group {group} reads more than {QUEUES_MAX} queues; ask for one topic")));
             }
             self.push_progress(&mut table, group, &topic);
+            rate += self.delivery.get_rate(group, topic.name.as_str());
         }
-        Ok(table.end("consumeTps"))
+        Ok(table.end("consumeTps", rate))
     }
 
     fn push_progress(&self, table: &mut OffsetTable, group: &str, topic: &TopicConfig) {

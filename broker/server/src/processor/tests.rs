@@ -51,7 +51,7 @@ impl World {
         delivery.topics().set_listener(local.listener(Arc::clone(&table)));
         local.register(&table, &delivery).expect("first");
         let metrics = Telemetry::new().expect("fresh").requests;
-        let naming = NamingProcessor::new(table, Some(store));
+        let naming = NamingProcessor::new(table, store);
         let processor = Processor::new(Some(BrokerProcessor::new(Arc::clone(&delivery), local)), Some(naming), metrics);
         let listener = Listener::bind("127.0.0.1:0".parse().expect("literal"), &net, processor).await.expect("a free port");
         Self { net, delivery, address: listener.local_addr(), _dir: dir }
@@ -395,7 +395,7 @@ async fn key_value_configuration_is_stored() {
     let put = PutKvConfigRequest { namespace: "ORDER_TOPIC_CONFIG".into(), key: "t".into(), value: "b:4".into() };
     client.must(Code::PutKvConfig, put.encode(), b"").await;
     let again = Arc::new(RouteTable::new(sluice_env::real::env(world._dir.path()).expect("there").clock));
-    let _ = NamingProcessor::new(Arc::clone(&again), Some(Arc::clone(world.delivery.store())));
+    let _ = NamingProcessor::new(Arc::clone(&again), Arc::clone(world.delivery.store()));
     assert_eq!(again.kv().get("ORDER_TOPIC_CONFIG", "t").as_deref(), Some("b:4"));
     let key = KvConfigRequest { namespace: "ORDER_TOPIC_CONFIG".into(), key: "t".into() };
     client.must(Code::DeleteKvConfig, key.encode(), b"").await;
@@ -409,6 +409,41 @@ async fn the_broker_says_how_it_is() {
     let info: KvTable = body::from_json(&answer.body).expect("a table");
     assert_eq!(info.table["brokerActive"], "true");
     assert_eq!(info.table["putTps"].split(' ').count(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_the_lowest_broker_number_is_taken_note_of() {
+    let world = World::start().await;
+    let mut client = world.connect().await;
+    let ext: ExtFields =
+        [("minBrokerId", "1"), ("brokerName", "b"), ("minBrokerAddr", "10.0.0.2:10911"), ("offlineBrokerAddr", "10.0.0.1:10911")].into_iter().collect();
+    client.must(Code::NotifyMinBrokerIdChange, ext, b"").await;
+    // It goes on as before.
+    client.must(Code::SendMessageV2, send("t").encode_v2(), b"x").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statistics_tell_how_fast_a_topic_and_a_group_are() {
+    let world = World::start().await;
+    let mut client = world.connect().await;
+    for _ in 0..3 {
+        client.must(Code::SendMessageV2, send("t").encode_v2(), b"x").await;
+    }
+    client.must(Code::PullMessage, pull(0, 0), b"").await;
+    let ext = UpdateConsumerOffsetRequest { consumer_group: "g".into(), topic: "t".into(), queue_id: 0, commit_offset: 3 }.encode();
+    client.must(Code::UpdateConsumerOffset, ext, b"").await;
+    let mut rate = async |code, ext: ExtFields, name: &str| {
+        let body = client.must(code, ext, b"").await.body;
+        body::from_json::<serde_json::Value>(&body).expect("FastJSON's dialect")[name].as_f64().expect("a number")
+    };
+    // All within the last minute, and perhaps within the last second.
+    let of_three = 3.0 / 60.0..=3.0;
+    let put = rate(Code::GetTopicStatsInfo, GetTopicStatsInfoRequest { topic: "t".into() }.encode(), "topicPutTps").await;
+    assert!(of_three.contains(&put), "{put}");
+    let asked = |group: &'static str| GetConsumeStatsRequest { consumer_group: group.into(), ..GetConsumeStatsRequest::default() }.encode();
+    let got = rate(Code::GetConsumeStats, asked("g"), "consumeTps").await;
+    assert!(of_three.contains(&got), "{got}");
+    assert_eq!(rate(Code::GetConsumeStats, asked("nobody"), "consumeTps").await, 0.0);
 }
 
 #[tokio::test]

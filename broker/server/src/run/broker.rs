@@ -1,6 +1,6 @@
 //! Opening and closing the broker's part: store, delivery, the identity under which clients find it.
 
-use super::{RunError, registration::Registration};
+use super::{RunError, registration::Registration, stores::Places};
 use crate::{
     config::{BrokerIdentity, Config, FlushKind},
     net::Net,
@@ -9,7 +9,7 @@ use crate::{
 };
 use sluice_delivery::{Delivery, DeliveryOptions};
 use sluice_naming::RouteTable;
-use sluice_store::{FlushMode, Store, StoreOptions};
+use sluice_store::{FlushMode, RecoveryProgress, Store, StoreOptions};
 use std::{net::SocketAddr, sync::Arc};
 use tokio::{
     sync::{Notify, watch},
@@ -28,10 +28,15 @@ pub(super) struct Broker {
 
 impl Broker {
     /// Opens the data directory and recovers. Blocks for as long as that takes.
-    pub(super) fn open(config: &Config, net: &Arc<Net>, runtime: tokio::runtime::Handle) -> Result<Self, RunError> {
+    pub(super) fn open(
+        config: &Config,
+        net: &Arc<Net>,
+        runtime: tokio::runtime::Handle,
+        places: &Places,
+        progress: &RecoveryProgress,
+    ) -> Result<Self, RunError> {
         let dir = &config.data_dir;
-        let env = sluice_env::real::env(dir).map_err(|source| RunError::DataDir { dir: dir.clone(), source })?;
-        let store = Store::open(env.clone(), store_options(config)).map_err(|source| RunError::Store { dir: dir.clone(), source })?;
+        let (env, store) = places.open(dir, store_options(config), progress)?;
         let advertised = SocketAddr::new(config.listen.advertised(), config.listen.broker_port);
         let spawn = Arc::new(move |work: Box<dyn FnOnce() + Send>| drop(runtime.spawn(async move { work() })));
         let delivery = Delivery::open(Arc::clone(&store), env, delivery_options(config, advertised), Arc::new(Pushes::new(Arc::clone(net))), spawn)

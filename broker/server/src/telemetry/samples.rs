@@ -2,19 +2,20 @@
 
 use prometheus::{
     core::{Collector, Desc},
-    proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType},
+    proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType},
 };
+use sluice_store::Latency;
 use std::collections::{BTreeMap, HashMap};
 
 /// What one source says at one scrape.
 #[derive(Default)]
 pub struct Samples {
-    families: BTreeMap<&'static str, MetricFamily>,
+    families: BTreeMap<String, MetricFamily>,
 }
 
 impl Samples {
     /// A value that may go either way.
-    pub fn gauge(&mut self, name: &'static str, help: &str, labels: &[(&str, &str)], value: f64) {
+    pub fn gauge(&mut self, name: &str, help: &str, labels: &[(&str, &str)], value: f64) {
         let mut gauge = Gauge::default();
         gauge.set_value(value);
         let mut metric = Metric::default();
@@ -23,7 +24,7 @@ impl Samples {
     }
 
     /// A value that only grows while the process lives.
-    pub fn counter(&mut self, name: &'static str, help: &str, labels: &[(&str, &str)], value: f64) {
+    pub fn counter(&mut self, name: &str, help: &str, labels: &[(&str, &str)], value: f64) {
         let mut counter = Counter::default();
         counter.set_value(value);
         let mut metric = Metric::default();
@@ -31,7 +32,24 @@ impl Samples {
         self.push(name, help, MetricType::COUNTER, labels, metric);
     }
 
-    fn push(&mut self, name: &'static str, help: &str, kind: MetricType, labels: &[(&str, &str)], mut metric: Metric) {
+    /// How long something takes.
+    pub fn histogram(&mut self, name: &str, help: &str, labels: &[(&str, &str)], latency: &Latency) {
+        let bucket = |(bound, count): &(f64, u64)| {
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(*bound);
+            bucket.set_cumulative_count(*count);
+            bucket
+        };
+        let mut histogram = Histogram::default();
+        histogram.set_bucket(latency.buckets.iter().map(bucket).collect());
+        histogram.set_sample_count(latency.count);
+        histogram.set_sample_sum(latency.sum_seconds);
+        let mut metric = Metric::default();
+        metric.set_histogram(histogram);
+        self.push(name, help, MetricType::HISTOGRAM, labels, metric);
+    }
+
+    fn push(&mut self, name: &str, help: &str, kind: MetricType, labels: &[(&str, &str)], mut metric: Metric) {
         let pair = |(name, value): &(&str, &str)| {
             let mut pair = LabelPair::default();
             pair.set_name((*name).to_owned());
@@ -39,7 +57,7 @@ impl Samples {
             pair
         };
         metric.set_label(labels.iter().map(pair).collect());
-        let family = self.families.entry(name).or_insert_with(|| {
+        let family = self.families.entry(name.to_owned()).or_insert_with(|| {
             let mut family = MetricFamily::default();
             family.set_name(name.to_owned());
             family.set_help(help.to_owned());

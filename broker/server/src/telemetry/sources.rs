@@ -24,20 +24,27 @@ pub fn store_samples(status: &StoreStatus, samples: &mut Samples) {
     let mut counter = |name, help: &str, value: f64| samples.counter(name, help, &[], value);
     counter("sluice_store_appended_records_total", "Records appended.", status.appended_records as f64);
     counter("sluice_store_appended_bytes_total", "Bytes appended.", status.appended_bytes as f64);
-    counter("sluice_store_flushes_total", "Flushes to stable storage.", status.syncs as f64);
-    counter("sluice_store_flush_seconds_total", "Time spent in flushes.", status.sync_seconds_sum);
     counter("sluice_store_writer_turns_total", "Turns of the log's writer; records per turn is the batching.", status.turns as f64);
+    samples.histogram("sluice_store_append_seconds", "Time from a batch's hand-over to its being written into the log.", &[], &status.append_latency);
+    samples.histogram("sluice_store_flush_seconds", "Time of a flush to stable storage.", &[], &status.flush_latency);
 }
 
 /// Delivery's numbers: what came in and went out, and how far each group is behind.
 pub fn delivery_samples(delivery: &Delivery, samples: &mut Samples) {
-    for (name, value) in delivery.counters().read() {
-        samples.counter("sluice_delivery_events_total", "What delivery has done since the start, by event.", &[("event", name)], value as f64);
+    for counted in delivery.counters().read() {
+        let name = match counted.name.strip_prefix("bytes_") {
+            Some(of) => format!("sluice_delivery_messages_{of}_bytes_total"),
+            None => format!("sluice_delivery_{}_total", counted.name),
+        };
+        samples.counter(&name, counted.meaning, &[], counted.value as f64);
     }
     samples.gauge("sluice_held_pulls", "Pulls that wait for a message.", &[], delivery.held_pulls() as f64);
-    for behind in delivery.lag() {
+    let lag = delivery.lag();
+    let left_out = "Groups' topics whose age, or lag too, is not in this scrape, for it would have taken too many reads; they come first in the next.";
+    samples.gauge("sluice_group_lag_left_out", left_out, &[], lag.left_out as f64);
+    for behind in lag.rows {
         let labels = [("group", behind.group.as_str()), ("topic", behind.topic.as_str())];
-        samples.gauge("sluice_group_lag_messages", "Messages between a group's committed offsets and the ends of the queues.", &labels, behind.lag as f64);
+        samples.gauge("sluice_group_lag_messages", "Messages between where a group goes on and the ends of the queues.", &labels, behind.lag as f64);
         if let Some(age) = behind.oldest_age_ms {
             samples.gauge("sluice_group_lag_seconds", "Age of the oldest message that a group has not consumed.", &labels, age as f64 / 1e3);
         }

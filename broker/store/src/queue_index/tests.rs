@@ -256,6 +256,7 @@ fn no_flipped_bit_of_a_snapshot_makes_a_restore_panic_or_two_queues_overlap() {
 }
 
 #[test]
+#[allow(clippy::disallowed_methods, reason = "readers on real threads")]
 fn reads_stay_right_while_extents_are_written_trimmed_and_reused() {
     let disk = disk();
     let index = QueueIndex::new(disk).unwrap();
