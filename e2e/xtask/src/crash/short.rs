@@ -211,9 +211,11 @@ impl Tracer {
             let path = entry?.path();
             let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
             let writes: Vec<_> = text.lines().filter_map(Write::parse).collect();
-            let pairs = writes.windows(2).map(|pair| (pair[0], pair[1]));
-            if let Some(found) = pairs.into_iter().find(|(cut, next)| 0 < cut.done && cut.done < cut.asked && cut.at + cut.done == limit && next.at == limit) {
-                return Ok(found);
+            let cut = writes.iter().position(|write| 0 < write.done && write.done < write.asked && write.at + write.done == limit);
+            if let Some(at) = cut {
+                let next = writes.get(at + 1).with_context(|| format!("after a write cut short at {limit} the same thread wrote nothing"))?;
+                ensure!(next.at == limit, "after a write cut short at {limit} the broker went on at {}, as if all had been written", next.at);
+                return Ok((writes[at], *next));
             }
         }
         anyhow::bail!("no write was cut short at {limit}: nothing has been shown; strace's notes are in {}", self.notes.display())
