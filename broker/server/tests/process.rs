@@ -1,9 +1,10 @@
 //! The binary as a user meets it: it starts, says so, answers probes, stops on a signal, and refuses a wrong start in words that help.
 #![allow(clippy::disallowed_methods, reason = "tests watch the real thing from outside")]
 
-use sluice_client::{ClientOptions, Connection, Request};
+use sluice_client::{Admin, Client, ClientError, ClientOptions, Connection, Consumer, Message, Producer, PullRequest, QueueAddress, Request, TopicSettings};
 use sluice_protocol::{
     ExtFields, Frame, RequestCode, ResponseCode, TypedHeader,
+    body::{RegisterBrokerBody, TopicConfig, TopicConfigSerializeWrapper},
     headers::{KvConfigRequest, PutKvConfigRequest, RegisterBrokerRequest, SendMessageRequest, UpdateConsumerOffsetRequest},
 };
 use std::{
@@ -304,4 +305,180 @@ fn every_metric_in_the_documents_is_served_and_every_one_served_is_documented() 
         let unknown: Vec<String> = read(&page).into_iter().filter(|name| !served.contains(name) && !crates.contains(name)).collect();
         assert!(unknown.is_empty(), "{} names metrics that nobody serves: {unknown:?}", page.display());
     }
+}
+
+/// A name server and a broker, each in a process of its own; they and their clients know each other by the network alone.
+struct Apart {
+    dir: tempfile::TempDir,
+    naming: Ports,
+    broker: Ports,
+}
+
+impl Apart {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().expect("a directory"), naming: Ports::free(), broker: Ports::free() }
+    }
+
+    fn start_naming(&self) -> Server {
+        let mut command = server(&self.dir.path().join("naming"), &self.naming);
+        command.args(["--roles", "naming"]);
+        Server::start(command)
+    }
+
+    fn start_broker(&self) -> Server {
+        let mut command = server(&self.dir.path().join("broker"), &self.broker);
+        command.args(["--roles", "broker", "--naming-addresses", &self.namesrv()]);
+        Server::start(command)
+    }
+
+    fn namesrv(&self) -> String {
+        format!("127.0.0.1:{}", self.naming.naming)
+    }
+
+    fn broker(&self) -> String {
+        format!("127.0.0.1:{}", self.broker.broker)
+    }
+
+    /// A client that has never asked for anything.
+    fn client(&self) -> Client {
+        Client::new(&self.namesrv(), ClientOptions::default()).expect("an address")
+    }
+
+    /// The addresses of all brokers that the name server knows.
+    async fn known(&self, client: &Client) -> Vec<String> {
+        client.cluster().await.map(|cluster| cluster.brokers.into_iter().map(|broker| broker.addr).collect()).unwrap_or_default()
+    }
+
+    async fn await_registered(&self, client: &Client, within: Duration) {
+        eventually(within, "the name server knows the broker", async || self.known(client).await == [self.broker()]).await;
+    }
+
+    async fn create_topic(&self, client: &Client, topic: &str, queues: u32) {
+        let settings = TopicSettings { topic: topic.into(), read_queues: queues, write_queues: queues, perm: 6, order: false, attributes: Vec::new() };
+        Admin::new(client.clone()).create_topic(&[self.broker()], &settings).await.expect("created");
+    }
+}
+
+/// Longest time until the name server tells of a topic that has just been made, changed or deleted. The broker's registration settles for 20 ms.
+const TOLD: Duration = Duration::from_secs(1);
+
+async fn eventually(within: Duration, what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !holds().await {
+        assert!(start.elapsed() < within, "not within {within:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Where a topic can be written, as a name server tells it now.
+async fn writable(client: &Client, topic: &str) -> Vec<QueueAddress> {
+    match client.refresh_route(topic).await {
+        Ok(route) => route.writable(),
+        Err(error) if error.is_not_found() => Vec::new(),
+        Err(error) => panic!("asking for the route of {topic}: {error}"),
+    }
+}
+
+/// Sends a message and reads it back from its queue.
+async fn passes(client: &Client, topic: &str) -> Result<(), ClientError> {
+    let body = client.unique_id().into_bytes();
+    let receipt = Producer::new(client.clone(), "producers")?.send(&Message::new(topic, body.clone())).await?;
+    let route = client.route(topic).await?;
+    let queue = route.readable().into_iter().find(|queue| queue.queue_id.cast_signed() == receipt.queue_id).expect("it was sent to a queue of the route");
+    let offset = receipt.queue_offset;
+    let request = PullRequest { queue: &queue, topic, offset, messages_max: 1, expression: "*", hold: Duration::from_secs(5), commit: None };
+    let pulled = Consumer::new(client.clone(), "consumers")?.pull(&request).await?;
+    assert_eq!(pulled.messages.iter().map(|message| message.body.to_vec()).collect::<Vec<_>>(), [body]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_broker_apart_registers_tells_of_each_change_of_its_topics_and_takes_its_leave() {
+    let apart = Apart::new();
+    let _naming = apart.start_naming();
+    let mut broker = apart.start_broker();
+    let client = apart.client();
+    apart.await_registered(&client, DEADLINE).await;
+
+    for queues in [3, 5] {
+        apart.create_topic(&client, "orders", queues).await;
+        eventually(TOLD, "the route is right", async || writable(&client, "orders").await.len() == queues as usize).await;
+    }
+    assert!(writable(&client, "orders").await.iter().all(|queue| queue.addr == apart.broker()));
+    passes(&client, "orders").await.expect("sent and read");
+    // A topic that its first send makes.
+    let producer = Producer::new(client.clone(), "producers").expect("a name");
+    producer.send(&Message::new("made-by-sending", "first")).await.expect("sent");
+    eventually(TOLD, "the route of the topic made by sending is there", async || !writable(&client, "made-by-sending").await.is_empty()).await;
+    passes(&client, "made-by-sending").await.expect("sent and read");
+    Admin::new(client.clone()).delete_topic(&[apart.broker()], "orders").await.expect("deleted");
+    eventually(TOLD, "the deleted topic has no route", async || writable(&client, "orders").await.is_empty()).await;
+
+    assert!(broker.stop().success());
+    assert!(apart.known(&client).await.is_empty(), "the broker has not unregistered");
+    assert!(writable(&client, "made-by-sending").await.is_empty());
+}
+
+#[tokio::test]
+async fn clients_go_on_without_the_name_server_and_a_new_one_learns_of_the_broker_again() {
+    let apart = Apart::new();
+    let naming = apart.start_naming();
+    let mut broker = apart.start_broker();
+    let client = apart.client();
+    apart.await_registered(&client, DEADLINE).await;
+    apart.create_topic(&client, "orders", 4).await;
+    eventually(TOLD, "the route is there", async || !writable(&client, "orders").await.is_empty()).await;
+
+    drop(naming);
+    passes(&client, "orders").await.expect("who has the route needs no name server");
+    let mut naming = apart.start_naming();
+    passes(&client, "orders").await.expect("nor does a new one that knows nothing yet disturb");
+    // The broker registers every 30 s.
+    let newcomer = apart.client();
+    apart.await_registered(&newcomer, Duration::from_secs(40)).await;
+    passes(&newcomer, "orders").await.expect("whoever comes new finds the topic");
+    assert!(broker.stop().success() && naming.stop().success());
+}
+
+/// RocketMQ's name server forgets a broker when its connection ends. Sluice's waits until the broker has been silent for as long as it said, 120 s by default: a
+/// connection that ends is not yet a broker that is gone, and one that is back at once is found where it was.
+#[tokio::test]
+async fn a_killed_broker_keeps_its_route_until_it_has_been_silent_for_too_long() {
+    let apart = Apart::new();
+    let _naming = apart.start_naming();
+    let broker = apart.start_broker();
+    let client = apart.client();
+    apart.await_registered(&client, DEADLINE).await;
+    apart.create_topic(&client, "orders", 4).await;
+    eventually(TOLD, "the route is there", async || !writable(&client, "orders").await.is_empty()).await;
+
+    drop(broker);
+    register_once(&client, "silent-soon", Duration::from_secs(1)).await;
+    assert_eq!(writable(&client, "silent-soon").await.len(), 1);
+    // Silent brokers are looked for every 5 s.
+    eventually(Duration::from_secs(12), "the broker that may be silent for a second is forgotten", async || writable(&client, "silent-soon").await.is_empty())
+        .await;
+    assert_eq!(apart.known(&client).await, [apart.broker()]);
+    assert_eq!(writable(&client, "orders").await.len(), 4);
+    assert!(passes(&client, "orders").await.unwrap_err().is_unreachable());
+
+    let mut broker = apart.start_broker();
+    passes(&client, "orders").await.expect("it is back where the route says");
+    assert!(broker.stop().success());
+}
+
+/// Registers a broker of that name with a topic of that name, which will never be heard of again.
+async fn register_once(client: &Client, name: &str, silence_max: Duration) {
+    let topic = TopicConfig { topic_name: name.into(), read_queue_nums: 1, write_queue_nums: 1, perm: 6, ..TopicConfig::default() };
+    let wrapper = TopicConfigSerializeWrapper { topic_config_table: [(name.to_owned(), topic)].into(), ..TopicConfigSerializeWrapper::default() };
+    let header = RegisterBrokerRequest {
+        broker_name: name.into(),
+        broker_addr: "127.0.0.1:9".into(),
+        cluster_name: "DefaultCluster".into(),
+        heartbeat_timeout_millis: Some(silence_max.as_millis() as i64),
+        ..RegisterBrokerRequest::default()
+    };
+    let body = RegisterBrokerBody { filter_server_list: Vec::new(), topic_config_serialize_wrapper: wrapper }.encode();
+    let request = Request::new(RequestCode::RegisterBroker, header.encode()).with_body(body);
+    client.call_namesrv(request).await.expect("registered");
 }

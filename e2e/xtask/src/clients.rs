@@ -2,9 +2,11 @@
 //!
 //! | file | what it does |
 //! | --- | --- |
+//! | `clients/apart.rs` | name server and broker as two processes, also one of Sluice and one of RocketMQ |
 //! | `clients/benchmark.rs` | runs the benchmark programs that RocketMQ comes with |
 //! | `clients/statistics.rs` | what they print, and what of it is good enough |
 
+mod apart;
 mod benchmark;
 mod statistics;
 
@@ -18,6 +20,9 @@ use std::{
     time::Duration,
 };
 
+/// Longest time for the Java programs to say what there is.
+const LISTING: Duration = Duration::from_secs(60);
+
 /// What to run against what.
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -26,6 +31,10 @@ pub(crate) struct Arguments {
     /// Against Apache RocketMQ in place of Sluice
     #[arg(long)]
     peer: bool,
+    /// Name server and broker as two processes, with a few of the scenarios unless --only names others; with --peer one of the two is Sluice's and the other
+    /// RocketMQ's, in both combinations
+    #[arg(long, conflicts_with = "namesrv")]
+    roles_apart: bool,
     /// Only this scenario; may be repeated
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
@@ -41,10 +50,12 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let chosen = Chosen::new(&arguments.only)?;
+    let known = if arguments.only.is_empty() { Vec::new() } else { program_names()? };
+    let chosen = Chosen::new(&arguments.only, &known)?;
     let folder = tempfile::Builder::new().prefix("sluice-clients-").tempdir().context("making a temporary directory")?;
     let outcome = match &arguments.namesrv {
         Some(namesrv) => scenarios(arguments, &chosen, namesrv, folder.path()),
+        None if arguments.roles_apart => apart::run(arguments, &chosen, folder.path()),
         None if arguments.peer => against_peer(arguments, &chosen, folder.path()),
         None => against_sluice(arguments, &chosen, folder.path()),
     };
@@ -62,7 +73,8 @@ struct Chosen<'a> {
 }
 
 impl<'a> Chosen<'a> {
-    fn new(only: &'a [String]) -> Result<Self> {
+    /// `known`: the names of the Java programs, which are not asked for when nothing is chosen.
+    fn new(only: &'a [String], known: &[String]) -> Result<Self> {
         if only.is_empty() {
             return Ok(Self { programs: Some(Vec::new()), benchmarks: benchmark::SCENARIOS.iter().collect() });
         }
@@ -70,25 +82,38 @@ impl<'a> Chosen<'a> {
         for name in only {
             match benchmark::SCENARIOS.iter().find(|scenario| scenario.name == name) {
                 Some(scenario) => benchmarks.push(scenario),
-                None if name.starts_with("benchmark-") => {
-                    bail!("unknown scenario {name}; known: {}", benchmark::SCENARIOS.each_ref().map(|s| s.name).join(", "))
+                None if known.contains(name) => programs.push(name.as_str()),
+                None => {
+                    let known = known.iter().map(String::as_str).chain(benchmark::SCENARIOS.iter().map(|scenario| scenario.name));
+                    bail!("unknown scenario {name}; known: {}", known.collect::<Vec<_>>().join(", "))
                 }
-                // The Java programs know their own.
-                None => programs.push(name.as_str()),
             }
         }
         Ok(Self { programs: (!programs.is_empty()).then_some(programs), benchmarks })
+    }
+
+    /// Whether nothing was chosen, and so everything is wanted.
+    fn is_all(&self) -> bool {
+        self.programs.as_ref().is_some_and(Vec::is_empty)
     }
 }
 
 fn against_sluice(arguments: &Arguments, chosen: &Chosen<'_>, folder: &Path) -> Result<()> {
     let binary = sluice::binary(&arguments.binary)?;
-    let site = sluice::Site::new(&binary, &folder.join("data"), &folder.join("sluice.log"), &[])?;
+    let together = together(arguments, chosen, &binary, folder);
+    if chosen.is_all() {
+        // The everyday run has a look at this too, whatever the rest has shown.
+        let apart = apart::sluice(arguments, chosen, &binary, folder);
+        return together.and(apart);
+    }
+    together
+}
+
+fn together(arguments: &Arguments, chosen: &Chosen<'_>, binary: &Path, folder: &Path) -> Result<()> {
+    let site = sluice::Site::new(binary, &folder.join("data"), &folder.join("sluice.log"), &[])?;
     let mut running = site.start()?;
     scenarios(arguments, chosen, &site.namesrv(), folder)?;
-    let status = running.stop(Duration::from_secs(30))?;
-    anyhow::ensure!(status.success(), "sluice ended with {status} on SIGTERM");
-    Ok(())
+    sluice::stop(&mut running)
 }
 
 fn against_peer(arguments: &Arguments, chosen: &Chosen<'_>, folder: &Path) -> Result<()> {
@@ -108,18 +133,29 @@ fn scenarios(arguments: &Arguments, chosen: &Chosen<'_>, namesrv: &str, folder: 
 }
 
 fn run_programs(arguments: &Arguments, only: &[&str], namesrv: &str, library: &Path) -> Result<()> {
-    let classes = programs()?;
     let text = text::file()?;
-    let logs = places::cache()?.join("client-logs");
-    let mut command = Command::new("java");
-    command.arg("-Xmx1g").arg(format!("-Drocketmq.log.root={}", logs.display()));
-    command.arg("-cp").arg(format!("{}:{}/*", classes.display(), library.display())).arg("sluice.clients.Main");
+    let mut command = main_program(library)?;
     command.args(["--namesrv", namesrv, "--million-count", &arguments.million_count.to_string(), "--deadline", &arguments.deadline.to_string()]);
     command.arg("--text").arg(text);
     if !only.is_empty() {
         command.arg("--only").args(only);
     }
     process::run(&mut command, Duration::from_secs(arguments.deadline.saturating_mul(2).saturating_add(300)))
+}
+
+/// The names of the Java programs.
+fn program_names() -> Result<Vec<String>> {
+    let names = process::output(main_program(&library(false)?)?.arg("--list"), LISTING)?;
+    Ok(names.lines().map(str::to_owned).collect())
+}
+
+fn main_program(library: &Path) -> Result<Command> {
+    let classes = programs()?;
+    let logs = places::cache()?.join("client-logs");
+    let mut command = Command::new("java");
+    command.arg("-Xmx1g").arg(format!("-Drocketmq.log.root={}", logs.display()));
+    command.arg("-cp").arg(format!("{}:{}/*", classes.display(), library.display())).arg("sluice.clients.Main");
+    Ok(command)
 }
 
 /// Compiles the programs; the folder with the classes.
@@ -164,9 +200,12 @@ fn maven(folder: &Path, peer: bool, goals: &[&str]) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn chosen(only: &[&str]) -> Result<(Option<Vec<String>>, Vec<&'static str>)> {
+    /// The Java programs' names that were chosen, and the benchmarks'.
+    type Names = (Option<Vec<String>>, Vec<&'static str>);
+
+    fn chosen(only: &[&str]) -> Result<Names> {
         let only: Vec<_> = only.iter().map(|&name| name.to_owned()).collect();
-        let chosen = Chosen::new(&only)?;
+        let chosen = Chosen::new(&only, &["tags".to_owned(), "million".to_owned()])?;
         let programs = chosen.programs.map(|names| names.into_iter().map(str::to_owned).collect());
         Ok((programs, chosen.benchmarks.iter().map(|scenario| scenario.name).collect()))
     }
@@ -180,8 +219,12 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_benchmark_is_an_error_that_names_the_known_ones() {
-        let error = chosen(&["benchmark-producers"]).unwrap_err().to_string();
-        assert!(error.contains("benchmark-producers") && error.contains("benchmark-batch-producer"), "{error}");
+    fn an_unknown_scenario_is_an_error_that_names_the_known_ones_of_both_kinds() {
+        for wrong in ["benchmark-producers", "tag"] {
+            let error = chosen(&["tags", wrong]).unwrap_err().to_string();
+            for word in [wrong, "tags", "million", "benchmark-producer", "benchmark-batch-producer", "benchmark-consumer"] {
+                assert!(error.contains(word), "{word} in {error}");
+            }
+        }
     }
 }

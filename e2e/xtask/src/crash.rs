@@ -6,11 +6,13 @@
 //! | `crash/ledger.rs` | what was acknowledged and what was seen, and whether the log still agrees |
 //! | `crash/faults.rs` | system calls that fail |
 //! | `crash/power.rs` | a file system that can lose its power |
+//! | `crash/short.rs` | writes that end in the middle |
 
 mod faults;
 mod ledger;
 mod load;
 mod power;
+mod short;
 
 use crate::{places, sluice};
 use anyhow::{Context, Result};
@@ -32,7 +34,7 @@ pub(crate) struct Arguments {
     /// Power cuts under load (ext4 on a loop device, shut down without flushing; needs root)
     #[arg(long, default_value_t = 5, value_name = "N")]
     power_cuts: u32,
-    /// Failing system calls under load: so many values of n for each (needs strace)
+    /// Failing system calls under load: so many values of n for each, and writes cut short at so many places (needs strace and prlimit)
     #[arg(long, default_value_t = 3, value_name = "N")]
     faults: u32,
     /// Makes the delays before the crashes repeatable
@@ -50,6 +52,7 @@ const CONTROL_FLAGS: [&str; 6] = ["--storage-flush", "async", "--storage-flush-i
 
 /// Acknowledged means flushed; small segments so that a crash often comes near a segment's end.
 const FLAGS: [&str; 4] = ["--storage-flush", "sync", "--storage-segment-size", "8MiB"];
+const SEGMENT_BYTES: u64 = 8 << 20;
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let binary = sluice::binary(&arguments.binary)?;
@@ -58,7 +61,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     println!("crash: {} kills, {} power cuts, {} faults of each kind, seed {}", arguments.kills, arguments.power_cuts, arguments.faults, arguments.seed);
     let outcome = kills(arguments.kills, &binary, folder.path(), &mut delays)
         .and_then(|()| power_cuts(arguments.power_cuts, &binary, folder.path(), &mut delays))
-        .and_then(|()| faults::run(arguments.faults, &binary, folder.path()));
+        .and_then(|()| faults::run(arguments.faults, &binary, folder.path()))
+        .and_then(|()| short::run(arguments.faults, &binary, folder.path()));
     if outcome.is_err() {
         eprintln!("logs and data are kept in {}", folder.keep().display());
     }

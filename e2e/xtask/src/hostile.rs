@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `hostile/attacks.rs` | the hostile clients |
 //! | `hostile/bytes.rs` | what they send |
+//! | `hostile/held.rs` | pulls that wait |
 //! | `hostile/idle.rs` | connections that do nothing |
 //! | `hostile/load.rs` | the well-behaved client |
 //! | `hostile/verdict.rs` | the table, and what is good enough |
@@ -11,6 +12,7 @@
 
 mod attacks;
 mod bytes;
+mod held;
 mod idle;
 mod load;
 mod verdict;
@@ -38,6 +40,9 @@ pub(crate) struct Arguments {
     /// Idle connections to hold; 0 leaves that check out
     #[arg(long, default_value_t = 10_000, value_name = "N")]
     connections: u32,
+    /// Pulls to hold, as many as the broker then allows; 0 leaves that check out
+    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    held_pulls: u32,
     /// Measured seconds of each phase, after one of warm-up
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=600))]
     seconds: u32,
@@ -82,7 +87,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 fn attack_all(arguments: &Arguments, binary: &Path, folder: &Path) -> Result<()> {
     let connections = (arguments.connections + OTHER_CONNECTIONS).to_string();
-    let flags = [&FLAGS[..], &["--limits-connections", &connections]].concat();
+    let held_pulls = arguments.held_pulls.to_string();
+    let flags = [&FLAGS[..], &["--limits-connections", &connections, "--limits-held-pulls", &held_pulls]].concat();
     let site = sluice::Site::new(binary, &folder.join("data"), &folder.join("sluice.log"), &flags)?.with_http()?;
     let mut running = site.start()?;
     let broker = Broker { pid: running.id(), address: site.broker(), http: site.http().context("the site was made with HTTP")? };
@@ -91,6 +97,9 @@ fn attack_all(arguments: &Arguments, binary: &Path, folder: &Path) -> Result<()>
     let mut complaints = Vec::new();
     if arguments.connections > 0 && arguments.only.is_none() {
         complaints.extend(hold_idle(&field, arguments.connections)?);
+    }
+    if arguments.held_pulls > 0 && arguments.only.is_none() {
+        complaints.extend(hold_pulls(&field, arguments.held_pulls)?);
     }
     field.runtime.block_on(load::fill(&field.namesrv))?;
     println!("{}", verdict::HEAD);
@@ -110,6 +119,17 @@ fn hold_idle(field: &Field, connections: u32) -> Result<Option<String>> {
     println!("hostile: an idle connection costs {:.1} kB", bytes / 1000.0);
     let allowed = idle::BYTES_MAX;
     Ok((bytes > allowed).then(|| format!("idle: a connection costs {bytes:.0} bytes of resident memory; {allowed:.0} are allowed")))
+}
+
+fn hold_pulls(field: &Field, count: u32) -> Result<Vec<String>> {
+    let held = held::measure(count, field.broker, &field.namesrv, &field.runtime).context("holding pulls")?;
+    println!(
+        "hostile: a held pull costs {:.1} kB, all of them {:.1} % of a processor; the slowest was answered {} ms after its message's send began",
+        held.bytes_per_pull / 1000.0,
+        held.processor * 100.0,
+        held.slowest_answer.as_millis()
+    );
+    Ok(held.complaints())
 }
 
 /// One attack. A p99 over some seconds is a rough measure: what looks bad is measured as often again, and the medians of all turns count.

@@ -46,7 +46,7 @@ enum Task {
     Bench(bench::Arguments),
     /// Each byte of a megabyte of log turned over in turn: told, and never served
     Flips,
-    /// The protocol's decoders under random input
+    /// The protocol's decoders under input that is led by the coverage it reaches
     Fuzz(fuzz::Arguments),
 }
 

@@ -32,37 +32,54 @@ pub(crate) struct Peer {
 impl Peer {
     /// Starts both with their files in `folder`. `sync_flush`: a send is acknowledged after its flush.
     pub(crate) fn start(folder: &Path, sync_flush: bool) -> Result<Self> {
-        let library = clients::library(true)?;
-        let (naming, broker) = (places::free_port()?, places::free_port()?);
-        let namesrv = format!("127.0.0.1:{naming}");
-        fs::create_dir_all(folder.join("home/conf")).with_context(|| format!("making {}", folder.display()))?;
-        let store = folder.join("store");
-        let naming_conf = folder.join("naming.conf");
-        let broker_conf = folder.join("broker.conf");
-        write(&naming_conf, &format!("listenPort={naming}\n"))?;
-        let flush = if sync_flush { "SYNC_FLUSH" } else { "ASYNC_FLUSH" };
-        write(
-            &broker_conf,
-            &format!(
-                "brokerClusterName=Peer\nbrokerName=peer-a\nbrokerId=0\nnamesrvAddr={namesrv}\nbrokerIP1=127.0.0.1\nbrokerIP2=127.0.0.1\n\
-                 listenPort={broker}\nhaListenPort={}\nstorePathRootDir={store}\nstorePathCommitLog={store}/commitlog\nflushDiskType={flush}\n\
-                 brokerRole=ASYNC_MASTER\nautoCreateTopicEnable=true\nenablePropertyFilter=true\ndiskMaxUsedSpaceRatio=95\n",
-                broker + 1,
-                store = store.display(),
-            ),
-        )?;
-        let mut running_naming = java(folder, &library, "512m", "org.apache.rocketmq.namesrv.NamesrvStartup", &naming_conf, "naming.log")?;
-        running_naming.await_listening(loopback(naming), START)?;
-        let mut running_broker = java(folder, &library, "2g", "org.apache.rocketmq.broker.BrokerStartup", &broker_conf, "broker.log")?;
-        running_broker.await_listening(loopback(broker), START)?;
-        await_registered(&namesrv).with_context(|| format!("its log is {}", folder.join("broker.log").display()))?;
-        Ok(Self { _broker: running_broker, _naming: running_naming, namesrv })
+        let port = places::free_port()?;
+        let namesrv = format!("127.0.0.1:{port}");
+        let naming = start_naming(folder, port)?;
+        let broker = start_broker(folder, &namesrv, sync_flush)?;
+        Ok(Self { _broker: broker, _naming: naming, namesrv })
     }
 
     /// The name server's address.
     pub(crate) fn namesrv(&self) -> &str {
         &self.namesrv
     }
+}
+
+/// Starts its name server alone.
+pub(crate) fn start_naming(folder: &Path, port: u16) -> Result<Background> {
+    make_home(folder)?;
+    let conf = folder.join("naming.conf");
+    write(&conf, &format!("listenPort={port}\n"))?;
+    let mut running = java(folder, &clients::library(true)?, "512m", "org.apache.rocketmq.namesrv.NamesrvStartup", &conf, "naming.log")?;
+    running.await_listening(loopback(port), START)?;
+    Ok(running)
+}
+
+/// Starts its broker alone, and waits until the name server, whosoever that is, knows it.
+pub(crate) fn start_broker(folder: &Path, namesrv: &str, sync_flush: bool) -> Result<Background> {
+    make_home(folder)?;
+    let port = places::free_port()?;
+    let store = folder.join("store");
+    let conf = folder.join("broker.conf");
+    let flush = if sync_flush { "SYNC_FLUSH" } else { "ASYNC_FLUSH" };
+    write(
+        &conf,
+        &format!(
+            "brokerClusterName=Peer\nbrokerName=peer-a\nbrokerId=0\nnamesrvAddr={namesrv}\nbrokerIP1=127.0.0.1\nbrokerIP2=127.0.0.1\n\
+             listenPort={port}\nhaListenPort={}\nstorePathRootDir={store}\nstorePathCommitLog={store}/commitlog\nflushDiskType={flush}\n\
+             brokerRole=ASYNC_MASTER\nautoCreateTopicEnable=true\nenablePropertyFilter=true\ndiskMaxUsedSpaceRatio=95\n",
+            port + 1,
+            store = store.display(),
+        ),
+    )?;
+    let mut running = java(folder, &clients::library(true)?, "2g", "org.apache.rocketmq.broker.BrokerStartup", &conf, "broker.log")?;
+    running.await_listening(loopback(port), START)?;
+    await_registered(namesrv).with_context(|| format!("its log is {}", folder.join("broker.log").display()))?;
+    Ok(running)
+}
+
+fn make_home(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder.join("home/conf")).with_context(|| format!("making {}", folder.display()))
 }
 
 fn java(folder: &Path, library: &Path, heap: &str, class: &str, conf: &Path, log: &str) -> Result<Background> {
@@ -74,7 +91,7 @@ fn java(folder: &Path, library: &Path, heap: &str, class: &str, conf: &Path, log
     Background::start(&mut command, &folder.join(log))
 }
 
-/// The broker listens some time before the name server knows it.
+/// A broker listens some time before the name server knows it.
 fn await_registered(namesrv: &str) -> Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build().context("starting tokio")?;
     runtime.block_on(async {

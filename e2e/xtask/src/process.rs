@@ -5,7 +5,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use std::{
     ffi::OsStr,
     fs::File,
-    io::{IsTerminal, Read, stdin},
+    io::{BufRead, BufReader, IsTerminal, stdin},
     net::{SocketAddr, TcpStream},
     os::unix::process::CommandExt,
     path::Path,
@@ -119,16 +119,38 @@ pub(crate) fn run(command: &mut Command, deadline: Duration) -> Result<()> {
 
 /// Runs it and returns what it printed; an exit code other than 0 is an error.
 pub(crate) fn output(command: &mut Command, deadline: Duration) -> Result<String> {
+    captured(command, deadline, false)
+}
+
+/// Runs it with our output, as `run` does, and returns what it printed; an exit code other than 0 is an error.
+pub(crate) fn run_and_keep(command: &mut Command, deadline: Duration) -> Result<String> {
+    println!("$ {}", line(command));
+    captured(command, deadline, true)
+}
+
+fn captured(command: &mut Command, deadline: Duration, show: bool) -> Result<String> {
     let line = line(command);
     let mut running = Background::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
-    let mut stdout = running.child.stdout.take().context("a piped output is there")?;
+    let stdout = running.child.stdout.take().context("a piped output is there")?;
     let reader = thread::spawn(move || {
         let mut text = String::new();
-        stdout.read_to_string(&mut text).map(|_| text)
+        for line in BufReader::new(stdout).lines() {
+            let line = line?;
+            if show {
+                println!("{line}");
+            }
+            text.push_str(&line);
+            text.push('\n');
+        }
+        std::io::Result::Ok(text)
     });
     let status = running.wait(deadline)?;
     let text = reader.join().map_err(|_| anyhow::anyhow!("reading the output of {line} panicked"))?.with_context(|| format!("reading the output of {line}"))?;
-    if status.success() { Ok(text) } else { bail!("{line}: {status}\n{text}") }
+    match status.success() {
+        true => Ok(text),
+        false if show => bail!("{line}: {status}"),
+        false => bail!("{line}: {status}\n{text}"),
+    }
 }
 
 fn line(command: &Command) -> String {

@@ -1,7 +1,7 @@
 //! The broker under test.
 
 use crate::{places, process, process::Background, test};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -12,6 +12,9 @@ use std::{
 
 /// Longest time from start to listening, recovery included.
 const START: Duration = Duration::from_secs(60);
+
+/// Longest time for an orderly stop.
+const STOP: Duration = Duration::from_secs(30);
 
 /// Which binary.
 #[derive(Args)]
@@ -28,6 +31,44 @@ pub(crate) fn binary(choice: &Choice) -> Result<PathBuf> {
     }
     process::run(test::cargo().args(["build", "--release", "--locked", "-p", "sluice"]), Duration::from_secs(20 * 60))?;
     Ok(places::target().join("release/sluice"))
+}
+
+/// Starts a name server alone.
+pub(crate) fn start_naming(binary: &Path, folder: &Path, port: u16) -> Result<Background> {
+    let command = &mut server(binary, &folder.join("naming"));
+    start(command.args(["--roles", "naming", "--naming-port", &port.to_string()]), &folder.join("naming.log"), &[port])
+}
+
+/// Starts a broker alone, which registers at a name server elsewhere.
+pub(crate) fn start_broker(binary: &Path, folder: &Path, namesrv: &str) -> Result<Background> {
+    let port = places::free_port()?;
+    let command = &mut server(binary, &folder.join("broker"));
+    command.args(["--roles", "broker", "--naming-addresses", namesrv, "--broker-port", &port.to_string()]);
+    start(command, &folder.join("broker.log"), &[port])
+}
+
+/// Stops it in an orderly way.
+pub(crate) fn stop(running: &mut Background) -> Result<()> {
+    let status = running.stop(STOP)?;
+    ensure!(status.success(), "sluice ended with {status} on SIGTERM");
+    Ok(())
+}
+
+/// `sluice server` for this machine alone, without metrics and health.
+fn server(binary: &Path, data: &Path) -> Command {
+    let mut command = Command::new(binary);
+    command.arg("server").arg("--data-dir").arg(data).args(["--listen-address", "127.0.0.1", "--http-port", "off"]);
+    command
+}
+
+/// Starts it and waits until it listens.
+fn start(command: &mut Command, log: &Path, ports: &[u16]) -> Result<Background> {
+    let mut running = Background::start(command, log)?;
+    for port in ports {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, *port));
+        running.await_listening(address, START).with_context(|| format!("its log is {}", log.display()))?;
+    }
+    Ok(running)
 }
 
 /// A data directory with the ports that stay the same over restarts.
@@ -78,15 +119,14 @@ impl Site {
 
     /// Starts it and waits until it serves.
     pub(crate) fn start(&self) -> Result<Background> {
-        let mut command = Command::new(&self.binary);
+        self.start_by(Command::new(&self.binary))
+    }
+
+    /// The same by way of another program, whose command line ends where the server's begins.
+    pub(crate) fn start_by(&self, mut command: Command) -> Result<Background> {
         command.arg("server").arg("--data-dir").arg(&self.data).args(["--listen-address", "127.0.0.1"]);
         command.args(["--http-port", &self.http.map_or_else(|| "off".to_owned(), |port| port.to_string())]);
         command.args(["--naming-port", &self.naming.to_string(), "--broker-port", &self.broker.to_string()]).args(&self.extra);
-        let mut running = Background::start(&mut command, &self.log)?;
-        for port in [self.naming, self.broker] {
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-            running.await_listening(address, START).with_context(|| format!("its log is {}", self.log.display()))?;
-        }
-        Ok(running)
+        start(&mut command, &self.log, &[self.naming, self.broker])
     }
 }

@@ -65,6 +65,6 @@ fn attach(running: &Background, call: &str, error: &str, n: u32, log: &Path) -> 
 }
 
 /// How often the log has told that the commit log stopped.
-fn poisonings(log: &Path) -> usize {
+pub(super) fn poisonings(log: &Path) -> usize {
     std::fs::read_to_string(log).unwrap_or_default().matches("the commit log is poisoned").count()
 }

@@ -2,7 +2,9 @@
 
 use crate::memory::Memory;
 use anyhow::{Context, Result, bail, ensure};
+use rustix::param::clock_ticks_per_second;
 use std::{
+    fs,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     sync::{
@@ -31,6 +33,14 @@ impl Broker {
         Memory::of(self.pid)
     }
 
+    /// How long it has kept processors busy.
+    pub(super) fn processor_time(&self) -> Result<Duration> {
+        let path = format!("/proc/{}/stat", self.pid);
+        let stat = fs::read_to_string(&path).with_context(|| format!("reading {path}: the process may have ended, see its log"))?;
+        let ticks = ticks(&stat).with_context(|| format!("{path} has no times: {stat}"))?;
+        Ok(Duration::from_secs_f64(ticks as f64 / clock_ticks_per_second() as f64))
+    }
+
     pub(super) fn metrics(&self) -> Result<Metrics> {
         self.get("/metrics").map(Metrics)
     }
@@ -54,6 +64,13 @@ impl Broker {
         ensure!(head.starts_with("HTTP/1.1 200 "), "the broker answers {path} with {}: {body}", head.lines().next().unwrap_or_default());
         Ok(body.to_owned())
     }
+}
+
+/// The 14th and the 15th word, time in the process and in the kernel for it. The second word is a name and may have blanks and brackets.
+fn ticks(stat: &str) -> Option<u64> {
+    let mut words = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let (user, system): (u64, u64) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    Some(user + system)
 }
 
 /// One scrape.
@@ -101,6 +118,12 @@ impl Peak {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn processor_time_is_read_behind_any_name() {
+        assert_eq!(ticks("7 (a ) b) S 1 7 7 0 -1 4194304 5 0 0 0 30 12 0 0 20 0 3 0 100"), Some(42));
+        assert_eq!(ticks("7"), None);
+    }
 
     #[test]
     fn a_metric_is_found_by_its_whole_name_and_labels() {

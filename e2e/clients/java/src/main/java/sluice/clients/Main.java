@@ -9,7 +9,7 @@ import java.util.concurrent.Future;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 
-/** Runs scenarios one after another; prints PASS or FAIL for each; exits with 1 if one failed, 2 for a wrong command line. */
+/** Runs scenarios one after another; prints PASS or FAIL for each; exits with 1 if one failed, 2 for a wrong command line. --list prints their names only. */
 public final class Main {
     private static final Map<String, Scenario> SCENARIOS = new LinkedHashMap<>();
 
@@ -35,6 +35,10 @@ public final class Main {
     private Main() {}
 
     public static void main(String[] arguments) throws Exception {
+        if (arguments.length == 1 && arguments[0].equals("--list")) {
+            SCENARIOS.keySet().forEach(System.out::println);
+            return;
+        }
         // The client rebalances each 20 s by default; shorter keeps the run short.
         System.setProperty("rocketmq.client.rebalance.waitInterval", "2000");
         // A queue that is given up while messages of it wait in the client stays locked for 20 s by default.
