@@ -88,6 +88,16 @@ pub enum ClientError {
         /// What was looked for.
         what: String,
     },
+    /// A group's offsets were reset, but are not where they were put.
+    #[error("the reset of group {group} in topic {topic} does not hold: {queues}; stop the group's members, then reset again")]
+    ResetUndone {
+        /// Topic.
+        topic: String,
+        /// Group.
+        group: String,
+        /// The queues where it does not hold, and where the group is in each.
+        queues: String,
+    },
     /// The server's answer can't be read.
     #[error("{addr} answered {request} with something that can't be read: {reason}; is it a RocketMQ-compatible server?")]
     Malformed {
@@ -130,8 +140,8 @@ fn advice(code: i32) -> &'static str {
     match ResponseCode::from_wire(code) {
         Some(ResponseCode::SystemBusy | ResponseCode::FlowControl) => "; the broker is overloaded: send again later",
         Some(ResponseCode::TopicNotExist) => "; create the topic with `sluice topic create`",
-        Some(ResponseCode::SubscriptionGroupNotExist) => "; create the group, or let the broker create groups by itself",
-        Some(ResponseCode::NoPermission) => "; give the topic the permission with `sluice topic create --perm`",
+        Some(ResponseCode::SubscriptionGroupNotExist) => "; `sluice group list` shows the groups there are, `sluice group create` makes one",
+        Some(ResponseCode::NoPermission) => "; give the topic the permission with `sluice topic update TOPIC --perm rw`",
         Some(ResponseCode::MessageIllegal) => "; the message is too large or malformed",
         Some(ResponseCode::ServiceNotAvailable) => "; the broker is a replica, is stopping, or its disk is full: look at its health endpoint",
         Some(ResponseCode::RequestCodeNotSupported) => "; this server does not know the request",

@@ -137,6 +137,7 @@ const SCANNED_MAX: u32 = 8192;
 /// A pull after its checks: what it takes to read.
 pub(crate) struct PullWork {
     pub(crate) queue: QueueRef,
+    pub(crate) group: Group,
     pub(crate) connection: ConnectionId,
     /// Where to read on. While a pull is held it moves past what the filter refuses.
     position: QueueOffset,
@@ -179,7 +180,7 @@ impl Delivery {
         if let Some(commit) = request.commit_offset.and_then(QueueOffset::from_wire) {
             self.offsets().commit(&request.group, &request.topic, work.queue.id(), commit);
         }
-        if let Some(moved) = moved(&work, offset) {
+        if let Some(moved) = self.redirected(&work).or_else(|| moved(&work, offset)) {
             Counters::add(&self.counters().offsets_moved, 1);
             return done(Ok(moved));
         }
@@ -216,6 +217,7 @@ impl Delivery {
         let messages = request.max_messages.min(self.options().pull_messages_max).max(1);
         let work = PullWork {
             queue: queue.clone(),
+            group: request.group.clone(),
             connection: request.connection,
             position: QueueOffset::from_wire(request.offset).unwrap_or_default(),
             skipped: false,
@@ -263,11 +265,27 @@ impl Delivery {
         Ok(Some(found))
     }
 
+    /// The answer to a pull of a group that was told to go on elsewhere.
+    fn redirected(&self, work: &PullWork) -> Option<PullOutcome> {
+        let to = self.offsets().redirect(&work.group, work.queue.topic(), work.queue.id(), work.position, work.connection)?;
+        Some(work.outcome(PullStatus::OffsetMoved, "OFFSET_RESET", to, work.queue.visible()))
+    }
+
+    /// A group was told to go on elsewhere: its pulls that wait for the queue's next message would otherwise learn of it only at their end.
+    pub(crate) fn redirect_held(&self, queue: &QueueRef, group: &Group) {
+        for pull in self.held.take_group(queue, group) {
+            match self.redirected(&pull.work) {
+                Some(moved) => (pull.done)(Ok(moved)),
+                None => self.hold(pull),
+            }
+        }
+    }
+
     /// Holds a pull, or answers it when something has come in between.
     fn hold(&self, mut pull: HeldPull) {
         loop {
-            let queue = pull.work.queue.clone();
-            let position = pull.work.position;
+            let (queue, group) = (pull.work.queue.clone(), pull.work.group.clone());
+            let (position, connection) = (pull.work.position, pull.work.connection);
             let id = match self.held.hold(pull) {
                 Hold::Waits(id) => id,
                 Hold::Refused(refused) => {
@@ -275,11 +293,14 @@ impl Delivery {
                     return (refused.done)(Err(PullError::PollingFull(self.options().held_pulls_max)));
                 }
             };
-            if queue.visible().max <= position {
+            if queue.visible().max <= position && !self.offsets().would_redirect(&group, queue.topic(), queue.id(), position, connection) {
                 return;
             }
             // Something came between the read and the registration. If the pull is gone already, whoever took it answers it.
             let Some(mut taken) = self.held.take(id) else { return };
+            if let Some(moved) = self.redirected(&taken.work) {
+                return (taken.done)(Ok(moved));
+            }
             match self.read(&mut taken.work) {
                 Ok(None) => pull = taken,
                 Ok(Some(found)) => return (taken.done)(Ok(found)),
