@@ -131,8 +131,7 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
     let producer = Arc::new(Producer::new(client, &args.group)?);
     let started = Instant::now();
     let (single, format) = (args.body.is_some(), args.global.output);
-    let mut sender =
-        Sender { args, producer, under_way: JoinSet::new(), summary: Summary::default(), bar: indicatif::ProgressBar::hidden(), by_bytes: false };
+    let mut sender = Sender { args, producer, under_way: JoinSet::new(), summary: Summary::default(), bar: indicatif::ProgressBar::hidden(), by_bytes: false };
     let outcome = sender.all().await;
     // What is under way may have been stored all the same: the summary counts it, whatever went wrong before.
     let rest = sender.drain(single).await;

@@ -63,7 +63,9 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
             let brokers = client.refresh_route(&topic).await?.masters();
             output::confirmed(yes, &format!("deleting topic {topic} with all its messages"))?;
             admin.delete_topic(&brokers, &topic).await?;
-            output::show(global.output, &Deleted { topic, brokers, done: "deleted" }, |d| output::line(&format!("topic {} deleted on {}", d.topic, d.brokers.join(", "))))
+            output::show(global.output, &Deleted { topic, brokers, done: "deleted" }, |d| {
+                output::line(&format!("topic {} deleted on {}", d.topic, d.brokers.join(", ")))
+            })
         }
         Command::Route { topic } => {
             let route = client.refresh_route(&topic).await?;

@@ -282,7 +282,8 @@ impl Admin {
             self.group_stats(&broker, topic, &mut summary).await?;
             self.group_clients(&broker, &mut summary).await?;
         }
-        summary.known |= !summary.queues.is_empty() || !summary.clients.is_empty();
+        // Asked for one topic, brokers list its queues for whatever group, with nothing consumed.
+        summary.known = !summary.clients.is_empty() || topic.is_none() && !summary.queues.is_empty();
         if !summary.known {
             summary.known = self.groups().await?.iter().any(|g| g.group_name == group);
         }

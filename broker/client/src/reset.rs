@@ -88,13 +88,7 @@ impl Admin {
         }
     }
 
-    async fn commit_each(
-        &self,
-        queues: &[&QueueAddress],
-        consumer: &Consumer,
-        topic: &str,
-        timestamp: i64,
-    ) -> Result<Vec<(QueueAddress, i64)>, ClientError> {
+    async fn commit_each(&self, queues: &[&QueueAddress], consumer: &Consumer, topic: &str, timestamp: i64) -> Result<Vec<(QueueAddress, i64)>, ClientError> {
         let mut moved = Vec::with_capacity(queues.len());
         for queue in queues {
             let offset = match timestamp {
@@ -116,7 +110,12 @@ impl Admin {
             for reset in moved {
                 let now = consumer.offset(topic, &reset.queue).await?;
                 if !reset.holds(now, members) {
-                    elsewhere.push(format!("{} queue {} is at {}", reset.queue.broker, reset.queue.queue_id, now.map_or("no offset".to_owned(), |n| n.to_string())));
+                    elsewhere.push(format!(
+                        "{} queue {} is at {}",
+                        reset.queue.broker,
+                        reset.queue.queue_id,
+                        now.map_or("no offset".to_owned(), |n| n.to_string())
+                    ));
                 }
             }
             if elsewhere.is_empty() {

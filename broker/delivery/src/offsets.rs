@@ -173,8 +173,7 @@ impl Offsets {
 
     /// Whether [`redirect`](Self::redirect) would send the pull elsewhere.
     pub(crate) fn would_redirect(&self, group: &Group, topic: &Topic, queue: QueueId, wanted: QueueOffset, connection: ConnectionId) -> bool {
-        self.resets.load(Ordering::Acquire) != 0
-            && self.state.lock().reset(group, topic, queue).is_some_and(|reset| reset.redirects(wanted, connection))
+        self.resets.load(Ordering::Acquire) != 0 && self.state.lock().reset(group, topic, queue).is_some_and(|reset| reset.redirects(wanted, connection))
     }
 
     /// All offsets of a group.

@@ -161,7 +161,10 @@ pub(super) async fn change(global: &Global, client: &Client, admin: &Admin, upda
         wanted.push((broker, before, after, attributes));
     }
     if wanted.is_empty() {
-        return Err(CliError::NotFound(format!("the topic {} is on none of these brokers; `sluice topic route {}` shows where it is", update.topic, update.topic)));
+        return Err(CliError::NotFound(format!(
+            "the topic {} is on none of these brokers; `sluice topic route {}` shows where it is",
+            update.topic, update.topic
+        )));
     }
     // Refused as a whole or done as a whole, as far as can be known before.
     for (broker, before, after, attributes) in wanted {
@@ -205,7 +208,9 @@ async fn refuse_loss(client: &Client, admin: &Admin, node: &BrokerNode, broker: 
     }
     if read < after.write_queue_nums {
         let write = after.write_queue_nums;
-        return Err(CliError::Failed(format!("with {read} queues to read and {write} to write, what is written into the others is never read; lower --write-queues first")));
+        return Err(CliError::Failed(format!(
+            "with {read} queues to read and {write} to write, what is written into the others is never read; lower --write-queues first"
+        )));
     }
     let groups = admin.topic_groups(topic).await?;
     for queue_id in read.unsigned_abs()..before.read_queue_nums.unsigned_abs() {

@@ -11,8 +11,8 @@ use sluice_protocol::{
     body::{self, HeartbeatData, KvTable, TopicRouteData},
     headers::{
         CreateTopicRequest, DeleteTopicRequest, GetConsumeStatsRequest, GetConsumerListByGroupRequest, GetRouteInfoRequest, GetTopicStatsInfoRequest,
-        KvConfigRequest, PullMessageRequest, PullMessageResponse, PutKvConfigRequest, QueryConsumerOffsetRequest, SendMessageRequest, SendMessageResponse,
-        ResetOffsetRequest, UpdateConsumerOffsetRequest, pull_flag,
+        KvConfigRequest, PullMessageRequest, PullMessageResponse, PutKvConfigRequest, QueryConsumerOffsetRequest, ResetOffsetRequest, SendMessageRequest,
+        SendMessageResponse, UpdateConsumerOffsetRequest, pull_flag,
     },
     next_frame,
     record::RecordView,

@@ -26,5 +26,6 @@ fn groups_are_created_changed_described_and_deleted() {
     site.run("group delete readers").badly(2, &["--yes"]);
     assert_eq!(site.json("group delete readers --yes"), json!({"group": "readers", "brokers": [site.broker], "done": "deleted"}));
     site.run("group describe readers").badly(3, &["no broker knows the group readers"]);
+    site.run("group describe readers --topic t").badly(3, &["no broker knows the group readers"]);
     site.run("group delete readers --yes").badly(3, &["the consumer group readers does not exist"]);
 }
