@@ -374,7 +374,7 @@ fn moved(work: &PullWork, offset: i64) -> Option<PullOutcome> {
 #[allow(clippy::disallowed_methods, reason = "the test holds a pull on a real thread")]
 mod tests {
     use super::*;
-    use crate::{ClientPush, DeliveryOptions, SendRequest, SpawnWork};
+    use crate::{ClientPush, DeliveryOptions, OffsetReset, ResetTo, SendRequest, SpawnWork};
     use bytes::Bytes;
     use sluice_env::sim;
     use sluice_store::{Store, StoreOptions};
@@ -409,8 +409,9 @@ mod tests {
         receiver.recv().expect("answered").expect("stored");
     }
 
-    #[test]
-    fn a_message_between_the_read_and_the_registration_is_not_missed() {
+    /// The answer to a pull from the end of a queue with one message, when something happens between its read and its registration: the moment that a real
+    /// race would have to hit.
+    fn pulled_while(moment: impl FnOnce(&Arc<Delivery>, SocketAddr)) -> (PullStatus, QueueOffset) {
         let host: SocketAddr = "127.0.0.1:10911".parse().expect("literal");
         let (env, _, _) = sim::env(3);
         let store = Store::open(env.clone(), StoreOptions { segment_bytes: 1 << 20, ..StoreOptions::default() }).expect("opens");
@@ -432,14 +433,31 @@ mod tests {
             connection: ConnectionId(1),
         };
         let (mut work, _) = delivery.prepare(&request).expect("legal");
-        assert!(delivery.read(&mut work).expect("reads").is_none());
-        // The moment that a real race would have to hit.
-        send(&delivery, host);
+        assert!(delivery.redirected(&work).is_none() && delivery.read(&mut work).expect("reads").is_none());
+        moment(&delivery, host);
         let (sender, receiver) = mpsc::channel();
         let deadline = delivery.env.clock.monotonic() + Duration::from_secs(15);
         delivery.hold(HeldPull { work, deadline, done: Box::new(move |reply| drop(sender.send(reply))) });
         let found = receiver.recv_timeout(Duration::from_secs(5)).expect("answered at once").expect("found");
-        assert_eq!((found.status, delivery.held_pulls()), (PullStatus::Found, 0));
+        assert_eq!(delivery.held_pulls(), 0);
         delivery.close();
+        (found.status, found.next)
+    }
+
+    #[test]
+    fn a_message_between_the_read_and_the_registration_is_not_missed() {
+        assert_eq!(pulled_while(|delivery, host| send(delivery, host)), (PullStatus::Found, QueueOffset(2)));
+    }
+
+    #[test]
+    fn a_reset_between_the_read_and_the_registration_is_not_missed() {
+        let reset = |delivery: &Arc<Delivery>, _| {
+            let (group, topic) = (Group::new("readers").expect("legal"), Topic::new("orders").expect("legal"));
+            let order = OffsetReset { group, topic, queue_id: None, to: ResetTo::Time(0), forward: true };
+            let (sender, receiver) = mpsc::channel();
+            delivery.reset_offsets(&order, Box::new(move |result| drop(sender.send(result))));
+            receiver.recv().expect("answered").expect("reset");
+        };
+        assert_eq!(pulled_while(reset), (PullStatus::OffsetMoved, QueueOffset(0)));
     }
 }
