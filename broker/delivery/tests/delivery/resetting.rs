@@ -71,6 +71,16 @@ fn every_member_is_told_until_one_has_followed() {
 }
 
 #[test]
+fn a_member_that_starts_at_the_new_place_reads_there_at_once() {
+    let bench = read_to_the_end();
+    reset(&bench, &back(ResetTo::Time(0))).expect("moved");
+    let first = bench.pull(pull_of("orders", 0)).expect("answered");
+    assert_eq!((first.status, first.messages), (PullStatus::Found, 3));
+    bench.delivery.commit_offset(&group("readers"), &topic("orders"), 0, 3).expect("taken");
+    assert_eq!(committed(&bench), Some(QueueOffset(3)));
+}
+
+#[test]
 fn a_member_that_was_told_and_reads_elsewhere_has_its_way() {
     let bench = read_to_the_end();
     reset(&bench, &back(ResetTo::Time(0))).expect("moved");
