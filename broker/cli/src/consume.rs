@@ -1,6 +1,11 @@
 //! `sluice consume …`
 
-use crate::{Global, error::CliError, output, time::Position};
+use crate::{
+    Global,
+    error::CliError,
+    output::{self, Total},
+    time::Position,
+};
 use serde::Serialize;
 use sluice_client::{Admin, Client, ClientError, Consumer, PullRequest, PullStatus, Pulled, QueueAddress, ReceivedMessage, Retry};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -121,7 +126,14 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
     }
     drop(sender);
     let mut committed = vec![-1; queues.len()];
-    let printed = print_all(&args, &consumer, &queues, &mut batches, &mut offsets, &mut committed).await;
+    let bar = match args.max {
+        // The messages themselves show how far it is.
+        _ if output::results_watched() => indicatif::ProgressBar::hidden(),
+        Some(max) => output::progress(Total::Steps(max), "messages"),
+        None => output::progress(Total::Unknown, "messages"),
+    };
+    let printed = print_all(&args, &consumer, &queues, &mut batches, &mut offsets, &mut committed, &bar).await;
+    bar.finish_and_clear();
     drop(batches);
     if !args.no_commit {
         commit(&consumer, &args.topic, &queues, &offsets, &mut committed).await?;
@@ -134,6 +146,9 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
         }
     }
     tasks.shutdown().await;
+    if printed > 0 && output::watched() && !output::results_watched() {
+        output::note(&format!("{printed} messages"));
+    }
     if printed == 0 && !args.follow {
         output::note("nothing to consume; --from earliest starts anew, --follow waits for more");
     }
@@ -195,6 +210,7 @@ async fn print_all(
     batches: &mut mpsc::Receiver<Batch>,
     offsets: &mut [i64],
     committed: &mut [i64],
+    bar: &indicatif::ProgressBar,
 ) -> Result<u64, CliError> {
     let mut printed = 0;
     let mut interval = tokio::time::interval(COMMIT_INTERVAL);
@@ -218,6 +234,7 @@ async fn print_all(
             }
             print(args, message)?;
             printed += 1;
+            bar.inc(1);
             offsets[index] = i64::try_from(message.queue_offset).unwrap_or(i64::MAX) + 1;
         }
         offsets[index] = pulled.next_offset;

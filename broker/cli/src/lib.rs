@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "the command line runs outside of the broker's seam, on the real clock, files and network")]
 
 mod bench;
+mod changes;
 mod cluster;
 mod consume;
 mod context;
@@ -21,24 +22,41 @@ pub use context::Global;
 
 use std::process::ExitCode;
 
+/// What the exit codes mean, for `--help`.
+pub const EXIT_CODES: &str = "\
+Exit codes:
+  0  all went well
+  1  a failure, or a result that is less than what was asked for
+  2  wrong usage
+  3  the topic, group or message does not exist
+  4  no server can be reached";
+
 /// What a person can ask for.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// Topics: list, describe, create, delete, route
+    /// Topics: list, describe, create, update, delete, route
+    #[command(after_help = EXIT_CODES)]
     Topic(topic::Args),
-    /// Consumer groups: list, describe with lag, create, delete
+    /// Consumer groups: list, describe with lag, create, update, delete
+    #[command(after_help = EXIT_CODES)]
     Group(group::Args),
     /// Brokers of the cluster, and what they say of themselves
+    #[command(after_help = EXIT_CODES)]
     Cluster(cluster::Args),
     /// Send messages: one from --body, or one a line from a file or standard input
+    #[command(after_help = EXIT_CODES)]
     Produce(produce::Args),
     /// Print messages of a topic and commit the group's offsets
+    #[command(after_help = EXIT_CODES)]
     Consume(consume::Args),
     /// Find messages by key, unique id or offset message id
+    #[command(after_help = EXIT_CODES)]
     Query(query::Args),
     /// Offsets of queues and groups: show, reset, search
+    #[command(after_help = EXIT_CODES)]
     Offset(offset::Args),
     /// Generate load and measure: produce, consume, idle connections
+    #[command(after_help = EXIT_CODES)]
     Bench(bench::Args),
 }
 

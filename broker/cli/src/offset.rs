@@ -7,7 +7,7 @@ use crate::{
     time::{self, Position},
 };
 use serde::Serialize;
-use sluice_client::{Admin, Client, Consumer};
+use sluice_client::{Admin, Client, Consumer, QueueReset};
 
 /// Offsets.
 #[derive(Debug, clap::Args)]
@@ -70,10 +70,11 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
         Command::Reset { topic, group, to, yes } => {
             output::confirmed(yes, &format!("moving group {group} in topic {topic}"))?;
             let moved = admin.reset_offset(&topic, &group, to.timestamp()).await?;
-            moved
-                .into_iter()
-                .map(|(q, offset)| Row { broker: q.broker, queue_id: q.queue_id, min_offset: None, max_offset: None, offset: Some(offset), lag: None })
-                .collect()
+            return output::show(global.output, &moved, |moved| {
+                let before = |q: &QueueReset| q.before.map_or_else(|| "-".to_owned(), |n| n.to_string());
+                let cells = |q: &QueueReset| vec![q.queue.broker.clone(), q.queue.queue_id.to_string(), before(q), q.offset.to_string()];
+                output::table(&["broker", "queue", "before", "offset"], &["queue", "before", "offset"], moved.iter().map(cells).collect())
+            });
         }
         Command::Search { topic, time } => {
             let mut rows = Vec::new();
@@ -102,6 +103,12 @@ async fn show(client: &Client, admin: &Admin, topic: &str, group: Option<&str>) 
         };
         let lag = offset.map(|at| (max - at).max(0));
         rows.push(Row { broker: queue.broker, queue_id: queue.queue_id, min_offset: Some(min), max_offset: Some(max), offset, lag });
+    }
+    if let Some(group) = group
+        && rows.iter().all(|row| row.offset.is_none())
+        && !admin.group(group, Some(topic)).await?.known
+    {
+        return Err(CliError::NotFound(format!("no broker knows the group {group}; `sluice group list` shows those there are")));
     }
     rows.sort_by(|a, b| (&a.broker, a.queue_id).cmp(&(&b.broker, b.queue_id)));
     Ok(rows)

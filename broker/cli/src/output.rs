@@ -73,14 +73,34 @@ pub(crate) fn watched() -> bool {
     io::stderr().is_terminal()
 }
 
-/// A progress bar when a person watches, of `total` steps or without an end.
-pub(crate) fn progress(total: Option<u64>, what: &'static str) -> indicatif::ProgressBar {
+/// Whether results go to a terminal too, where they show by themselves how far a command is.
+pub(crate) fn results_watched() -> bool {
+    io::stdout().is_terminal()
+}
+
+/// What a bar counts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Total {
+    /// So many steps.
+    Steps(u64),
+    /// So many bytes.
+    Bytes(u64),
+    /// So many milliseconds; the bar's message tells what was done in them.
+    Millis(u64),
+    /// Nobody knows.
+    Unknown,
+}
+
+/// A progress bar with the time that is left, when a person watches; hidden else.
+pub(crate) fn progress(total: Total, what: &'static str) -> indicatif::ProgressBar {
     if !watched() {
         return indicatif::ProgressBar::hidden();
     }
     let (bar, template) = match total {
-        Some(total) => (indicatif::ProgressBar::new(total), "{msg} {bar:30} {human_pos}/{human_len} {per_sec} {eta}"),
-        None => (indicatif::ProgressBar::new_spinner(), "{spinner} {msg} {human_pos} {per_sec} {elapsed}"),
+        Total::Steps(total) => (indicatif::ProgressBar::new(total), "{msg} {bar:30} {human_pos}/{human_len} {per_sec} {eta} left"),
+        Total::Bytes(total) => (indicatif::ProgressBar::new(total), "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} left"),
+        Total::Millis(total) => (indicatif::ProgressBar::new(total), "{bar:30} {percent}% {eta} left {msg}"),
+        Total::Unknown => (indicatif::ProgressBar::new_spinner(), "{spinner} {msg} {human_pos} {per_sec} {elapsed}"),
     };
     // A template that can't be parsed leaves the default style, which does as well.
     if let Ok(style) = indicatif::ProgressStyle::with_template(template) {

@@ -1,8 +1,11 @@
 //! `sluice topic …`
 
+mod settings;
+
 use crate::{Global, error::CliError, output, time};
 use serde::Serialize;
-use sluice_client::{Admin, QueueRange, TopicSettings};
+use settings::show_perm;
+use sluice_client::{Admin, QueueRange};
 
 /// Topics.
 #[derive(Debug, clap::Args)]
@@ -26,8 +29,10 @@ enum Command {
         /// Topic
         topic: String,
     },
-    /// Create a topic, or change it
-    Create(Create),
+    /// Create a topic; one that exists is left as it is
+    Create(settings::Create),
+    /// Change what is given of a topic, and nothing else
+    Update(settings::Update),
     /// Delete a topic with all its messages
     Delete {
         /// Topic
@@ -43,47 +48,6 @@ enum Command {
     },
 }
 
-#[derive(Debug, clap::Args)]
-struct Create {
-    /// Topic
-    topic: String,
-    /// Queues on each broker
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=65536))]
-    queues: u32,
-    /// What clients may do: r, w or rw
-    #[arg(long, default_value = "rw", value_parser = perm)]
-    perm: i32,
-    /// Message type: NORMAL, FIFO, DELAY, TRANSACTION
-    #[arg(long, value_name = "TYPE", ignore_case = true, value_parser = ["NORMAL", "FIFO", "DELAY", "TRANSACTION"])]
-    message_type: Option<String>,
-    /// Another attribute, name=value
-    #[arg(long = "attribute", value_name = "NAME=VALUE")]
-    attributes: Vec<String>,
-    /// Note that the order of messages matters
-    #[arg(long)]
-    order: bool,
-    /// Only on the brokers of this cluster
-    #[arg(long)]
-    cluster: Option<String>,
-    /// Only on this broker, host:port
-    #[arg(long, conflicts_with = "cluster", value_name = "HOST:PORT")]
-    broker: Option<String>,
-}
-
-fn perm(text: &str) -> Result<i32, String> {
-    match text {
-        "r" => Ok(4),
-        "w" => Ok(2),
-        "rw" | "wr" => Ok(6),
-        other => Err(format!("{other:?} is none of r, w, rw")),
-    }
-}
-
-pub(crate) fn show_perm(perm: i32) -> String {
-    let text: String = [(4, 'r'), (2, 'w')].iter().filter(|(bit, _)| perm & bit != 0).map(|(_, c)| *c).collect();
-    if text.is_empty() { "-".to_owned() } else { text }
-}
-
 pub(crate) async fn run(args: Args) -> Result<(), CliError> {
     let global = &args.global;
     let (client, admin) = global.admin().await?;
@@ -93,13 +57,15 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
             output::show(global.output, &topics, |topics| if topics.is_empty() { none() } else { output::line(&topics.join("\n")) })
         }
         Command::Describe { topic } => describe(global, &client, &admin, &topic).await,
-        Command::Create(create) => make(global, &admin, create).await,
+        Command::Create(create) => settings::make(global, &admin, create).await,
+        Command::Update(update) => settings::change(global, &client, &admin, &update).await,
         Command::Delete { topic, yes } => {
             let brokers = client.refresh_route(&topic).await?.masters();
             output::confirmed(yes, &format!("deleting topic {topic} with all its messages"))?;
             admin.delete_topic(&brokers, &topic).await?;
-            output::note(&format!("deleted topic {topic} on {}", brokers.join(", ")));
-            Ok(())
+            output::show(global.output, &Deleted { topic, brokers, done: "deleted" }, |d| {
+                output::line(&format!("topic {} deleted on {}", d.topic, d.brokers.join(", ")))
+            })
         }
         Command::Route { topic } => {
             let route = client.refresh_route(&topic).await?;
@@ -135,6 +101,13 @@ fn is_system(topic: &str) -> bool {
 }
 
 #[derive(Serialize)]
+struct Deleted {
+    topic: String,
+    brokers: Vec<String>,
+    done: &'static str,
+}
+
+#[derive(Serialize)]
 struct Description {
     topic: String,
     perm: String,
@@ -147,8 +120,9 @@ struct Description {
 
 async fn describe(global: &Global, client: &sluice_client::Client, admin: &Admin, topic: &str) -> Result<(), CliError> {
     let route = client.refresh_route(topic).await?;
-    let broker = route.masters().into_iter().next().ok_or_else(|| CliError::NotFound(format!("topic {topic} has no broker; start one that has it")))?;
-    let config = admin.topic_config(&broker, topic).await?;
+    let missing = || CliError::NotFound(format!("topic {topic} has no broker; start one that has it"));
+    let broker = route.masters().into_iter().next().ok_or_else(missing)?;
+    let config = admin.topic_config(&broker, topic).await?.ok_or_else(missing)?;
     let queues = admin.topic_ranges(topic).await?;
     let description = Description {
         topic: topic.to_owned(),
@@ -182,37 +156,9 @@ async fn describe(global: &Global, client: &sluice_client::Client, admin: &Admin
     })
 }
 
-async fn make(global: &Global, admin: &Admin, create: Create) -> Result<(), CliError> {
-    let mut attributes: Vec<String> = create.message_type.iter().map(|t| format!("+message.type={}", t.to_uppercase())).collect();
-    for attribute in &create.attributes {
-        if !attribute.contains('=') || attribute.contains(',') {
-            return Err(CliError::Usage(format!("the attribute {attribute:?} is not of the form name=value")));
-        }
-        attributes.push(format!("+{attribute}"));
-    }
-    let brokers = match create.broker {
-        Some(broker) => vec![broker],
-        None => admin.masters(create.cluster.as_deref()).await?,
-    };
-    let settings =
-        TopicSettings { topic: create.topic, read_queues: create.queues, write_queues: create.queues, perm: create.perm, order: create.order, attributes };
-    admin.create_topic(&brokers, &settings).await?;
-    output::show(global.output, &settings, |s| {
-        output::line(&format!("topic {} with {} queues, permission {}, on {}", s.topic, s.write_queues, show_perm(s.perm), brokers.join(", ")))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn permissions_are_read_and_shown_alike() {
-        for text in ["r", "w", "rw"] {
-            assert_eq!(show_perm(perm(text).expect("valid")), text);
-        }
-        assert!(perm("x").is_err());
-    }
 
     #[test]
     fn system_topics_are_told_from_those_of_people() {

@@ -16,8 +16,8 @@ use sluice_protocol::{
     headers::{
         CreateTopicRequest, DeleteSubscriptionGroupRequest, DeleteTopicFromNamesrvRequest, DeleteTopicRequest, GetConsumeStatsRequest,
         GetConsumerConnectionListRequest, GetConsumerListByGroupRequest, GetMaxOffsetRequest, GetMaxOffsetResponse, GetMinOffsetRequest, GetMinOffsetResponse,
-        GetTopicConfigRequest, GetTopicStatsInfoRequest, QueryMessageRequest, QueryTopicConsumeByWhoRequest, ResetOffsetRequest, SearchOffsetRequest,
-        SearchOffsetResponse, UpdateConsumerOffsetRequest, ViewMessageRequest,
+        GetSubscriptionGroupConfigRequest, GetTopicConfigRequest, GetTopicStatsInfoRequest, QueryMessageRequest, QueryTopicConsumeByWhoRequest,
+        SearchOffsetRequest, SearchOffsetResponse, ViewMessageRequest,
     },
     message_id::{MessageIdError, OffsetMessageId},
     record::RecordView,
@@ -128,7 +128,11 @@ impl Admin {
         Ok(masters)
     }
 
-    async fn call(&self, addr: &str, code: RequestCode, ext: ExtFields) -> Result<Frame, ClientError> {
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(crate) async fn call(&self, addr: &str, code: RequestCode, ext: ExtFields) -> Result<Frame, ClientError> {
         self.client.call(addr, Request::new(code, ext)).await
     }
 
@@ -142,25 +146,38 @@ impl Admin {
         from_json(&frame.body).map_err(|e| malformed(addr, code.to_wire(), &e))
     }
 
-    /// Creates a topic, or changes it, on these brokers.
+    /// Creates a topic on these brokers. One that is there already is changed to these settings, all of them: look with [`Admin::topic_config`] first.
     pub async fn create_topic(&self, brokers: &[String], settings: &TopicSettings) -> Result<(), ClientError> {
-        Topic::new(&settings.topic)?;
-        let header = CreateTopicRequest {
-            topic: settings.topic.as_str().into(),
-            default_topic: WireStr::from_static("TBW102"),
+        let config = TopicConfig {
+            topic_name: settings.topic.clone(),
             read_queue_nums: settings.read_queues as i32,
             write_queue_nums: settings.write_queues as i32,
             perm: settings.perm,
-            topic_filter_type: WireStr::from_static("SINGLE_TAG"),
-            topic_sys_flag: Some(0),
             order: settings.order,
-            attributes: (!settings.attributes.is_empty()).then(|| settings.attributes.join(",").into()),
-            force: None,
+            ..TopicConfig::default()
         };
         for broker in brokers {
-            self.call(broker, RequestCode::UpdateAndCreateTopic, header.encode()).await?;
+            self.put_topic(broker, &config, &settings.attributes).await?;
         }
         Ok(())
+    }
+
+    /// Gives a topic these settings at one broker. Its attributes there change by `+name=value` and `-name`, whatever stands in the configuration.
+    pub async fn put_topic(&self, broker: &str, config: &TopicConfig, attributes: &[String]) -> Result<(), ClientError> {
+        Topic::new(&config.topic_name)?;
+        let header = CreateTopicRequest {
+            topic: config.topic_name.as_str().into(),
+            default_topic: WireStr::from_static("TBW102"),
+            read_queue_nums: config.read_queue_nums,
+            write_queue_nums: config.write_queue_nums,
+            perm: config.perm,
+            topic_filter_type: config.topic_filter_type.as_str().into(),
+            topic_sys_flag: Some(config.topic_sys_flag),
+            order: config.order,
+            attributes: (!attributes.is_empty()).then(|| attributes.join(",").into()),
+            force: None,
+        };
+        self.call(broker, RequestCode::UpdateAndCreateTopic, header.encode()).await.map(drop)
     }
 
     /// Deletes a topic from these brokers and from the name servers.
@@ -184,9 +201,10 @@ impl Admin {
         Ok(list.topic_list)
     }
 
-    /// A topic's settings at one broker.
-    pub async fn topic_config(&self, broker: &str, topic: &str) -> Result<TopicConfig, ClientError> {
-        self.body(broker, RequestCode::GetTopicConfig, GetTopicConfigRequest { topic: topic.into() }.encode()).await
+    /// A topic's settings at one broker; `None` when the broker does not have it.
+    pub async fn topic_config(&self, broker: &str, topic: &str) -> Result<Option<TopicConfig>, ClientError> {
+        let found = self.body(broker, RequestCode::GetTopicConfig, GetTopicConfigRequest { topic: topic.into() }.encode()).await;
+        unless(found, ResponseCode::TopicNotExist)
     }
 
     /// First and end entries of all queues of a topic.
@@ -231,7 +249,13 @@ impl Admin {
         Ok(groups)
     }
 
-    /// Creates a group, or changes it, on these brokers.
+    /// A group's settings at one broker; `None` when the broker does not have it.
+    pub async fn group_config(&self, broker: &str, group: &str) -> Result<Option<SubscriptionGroupConfig>, ClientError> {
+        let header = GetSubscriptionGroupConfigRequest { group: group.into() };
+        unless(self.body(broker, RequestCode::GetSubscriptiongroupConfig, header.encode()).await, ResponseCode::SubscriptionGroupNotExist)
+    }
+
+    /// Creates a group on these brokers. One that is there already is changed to these settings, all of them: look with [`Admin::group_config`] first.
     pub async fn create_group(&self, brokers: &[String], config: &SubscriptionGroupConfig) -> Result<(), ClientError> {
         Group::new(&config.group_name)?;
         for broker in brokers {
@@ -258,7 +282,8 @@ impl Admin {
             self.group_stats(&broker, topic, &mut summary).await?;
             self.group_clients(&broker, &mut summary).await?;
         }
-        summary.known |= !summary.queues.is_empty() || !summary.clients.is_empty();
+        // Asked for one topic, brokers list its queues for whatever group, with nothing consumed.
+        summary.known = !summary.clients.is_empty() || topic.is_none() && !summary.queues.is_empty();
         if !summary.known {
             summary.known = self.groups().await?.iter().any(|g| g.group_name == group);
         }
@@ -334,34 +359,6 @@ impl Admin {
         Ok(self.header::<SearchOffsetResponse>(&queue.addr, RequestCode::SearchOffsetByTimestamp, header.encode()).await?.offset)
     }
 
-    /// Moves a group to a time in all queues of a topic, its members included, and returns the new offsets. At a broker where no member is on line the offsets are
-    /// written directly.
-    pub async fn reset_offset(&self, topic: &str, group: &str, timestamp: i64) -> Result<Vec<(QueueAddress, i64)>, ClientError> {
-        let mut moved = Vec::new();
-        for queue in self.client.route(topic).await?.readable() {
-            let offset = match timestamp {
-                -1 => self.max_offset(topic, &queue).await?,
-                time => self.search_offset(topic, &queue, time).await?,
-            };
-            moved.push((queue, offset));
-        }
-        for broker in moved.iter().map(|(q, _)| q.addr.clone()).collect::<BTreeSet<_>>() {
-            let header = ResetOffsetRequest { topic: topic.into(), group: group.into(), queue_id: -1, offset: None, timestamp, is_force: true };
-            match self.call(&broker, RequestCode::InvokeBrokerToResetOffset, header.encode()).await {
-                Ok(_) => {}
-                // Without members on line the broker has nobody to tell, and its own offset is what counts.
-                Err(ClientError::Refused { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        for (queue, offset) in &moved {
-            let header =
-                UpdateConsumerOffsetRequest { consumer_group: group.into(), topic: topic.into(), queue_id: queue.queue_id as i32, commit_offset: *offset };
-            self.call(&queue.addr, RequestCode::UpdateConsumerOffset, header.encode()).await?;
-        }
-        Ok(moved)
-    }
-
     /// Messages with a key, or with a unique id, stored between two times; the youngest `max`.
     pub async fn query(&self, topic: &str, key: &str, unique: bool, max: u32, between: (i64, i64)) -> Result<Vec<ReceivedMessage>, ClientError> {
         let header = QueryMessageRequest {
@@ -407,5 +404,14 @@ impl Admin {
     pub async fn broker_stats(&self, broker: &str) -> Result<Vec<(String, String)>, ClientError> {
         let table: KvTable = self.body(broker, RequestCode::GetBrokerRuntimeInfo, ExtFields::new()).await?;
         Ok(table.table.into_iter().collect())
+    }
+}
+
+/// `None` for a refusal with this code.
+fn unless<T>(found: Result<T, ClientError>, missing: ResponseCode) -> Result<Option<T>, ClientError> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.is_refusal(missing) => Ok(None),
+        Err(error) => Err(error),
     }
 }

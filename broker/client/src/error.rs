@@ -73,7 +73,7 @@ pub enum ClientError {
         namesrv: String,
     },
     /// The topic exists, but no broker with it may be written, or the queue asked for is not there.
-    #[error("the topic {topic} has no queue to {purpose}{}; check its permission and queue count with `sluice topic route {topic}`", with_number(*.queue))]
+    #[error("the topic {topic} has no queue to {purpose}{}; `sluice topic route {topic}` shows its permission and queue count, `sluice topic update {topic}` changes them", with_number(*.queue))]
     NoQueue {
         /// Topic.
         topic: String,
@@ -87,6 +87,16 @@ pub enum ClientError {
     NoMessage {
         /// What was looked for.
         what: String,
+    },
+    /// A group's offsets were reset, but are not where they were put.
+    #[error("the reset of group {group} in topic {topic} does not hold: {queues}; stop the group's members, then reset again")]
+    ResetUndone {
+        /// Topic.
+        topic: String,
+        /// Group.
+        group: String,
+        /// The queues where it does not hold, and where the group is in each.
+        queues: String,
     },
     /// The server's answer can't be read.
     #[error("{addr} answered {request} with something that can't be read: {reason}; is it a RocketMQ-compatible server?")]
@@ -130,8 +140,8 @@ fn advice(code: i32) -> &'static str {
     match ResponseCode::from_wire(code) {
         Some(ResponseCode::SystemBusy | ResponseCode::FlowControl) => "; the broker is overloaded: send again later",
         Some(ResponseCode::TopicNotExist) => "; create the topic with `sluice topic create`",
-        Some(ResponseCode::SubscriptionGroupNotExist) => "; create the group, or let the broker create groups by itself",
-        Some(ResponseCode::NoPermission) => "; give the topic the permission with `sluice topic create --perm`",
+        Some(ResponseCode::SubscriptionGroupNotExist) => "; `sluice group list` shows the groups there are, `sluice group create` makes one",
+        Some(ResponseCode::NoPermission) => "; give the permission with `sluice topic update TOPIC --perm rw` or `sluice group update GROUP --enabled true`",
         Some(ResponseCode::MessageIllegal) => "; the message is too large or malformed",
         Some(ResponseCode::ServiceNotAvailable) => "; the broker is a replica, is stopping, or its disk is full: look at its health endpoint",
         Some(ResponseCode::RequestCodeNotSupported) => "; this server does not know the request",
@@ -149,7 +159,8 @@ impl ClientError {
     /// Whether what was asked for does not exist.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::TopicNotFound { .. } | Self::NoQueue { .. } | Self::NoMessage { .. })
+        // Without a queue's number it is not the queue that is missing, but the permission.
+        matches!(self, Self::TopicNotFound { .. } | Self::NoQueue { queue: Some(_), .. } | Self::NoMessage { .. })
             || [ResponseCode::TopicNotExist, ResponseCode::QueryNotFound, ResponseCode::SubscriptionGroupNotExist].iter().any(|code| self.is_refusal(*code))
     }
 

@@ -19,6 +19,7 @@ mod message;
 mod options;
 mod pool;
 mod producer;
+mod reset;
 mod route;
 
 pub use admin::{Admin, ConsumerClient, GroupSummary, QueueLag, QueueRange, TopicSettings};
@@ -29,4 +30,5 @@ pub use error::{ClientError, Retry};
 pub use message::{Message, ReceivedMessage, SendReceipt, SendStatus};
 pub use options::ClientOptions;
 pub use producer::Producer;
+pub use reset::QueueReset;
 pub use route::{BrokerNode, Cluster, ClusterBroker, QueueAddress, Route};

@@ -11,6 +11,7 @@ use ahash::AHashMap;
 use parking_lot::Mutex;
 use sluice_env::Monotonic;
 use sluice_store::queue_index::QueueRef;
+use sluice_types::Group;
 use std::{
     collections::BTreeSet,
     sync::{
@@ -109,6 +110,18 @@ impl HeldPulls {
         let mut state = self.state.lock();
         let ids = state.by_queue.get(&key(queue)).cloned().unwrap_or_default();
         ids.into_iter().filter_map(|id| state.remove(id)).collect()
+    }
+
+    /// Takes all of a group that wait for a queue.
+    pub(crate) fn take_group(&self, queue: &QueueRef, group: &Group) -> Vec<HeldPull> {
+        fence(Ordering::SeqCst);
+        if queue.waiting.load(Ordering::Relaxed) == 0 {
+            return Vec::new();
+        }
+        let mut state = self.state.lock();
+        let ids = state.by_queue.get(&key(queue)).cloned().unwrap_or_default();
+        let of_group: Vec<u64> = ids.into_iter().filter(|id| state.pulls.get(id).is_some_and(|pull| pull.work.group == *group)).collect();
+        of_group.into_iter().filter_map(|id| state.remove(id)).collect()
     }
 
     /// Takes all whose time is over.

@@ -2,17 +2,26 @@
 
 use crate::{
     Counters,
+    clients::ConnectionId,
     meta::{MetaWriter, in_log},
 };
 use ahash::{AHashMap, AHashSet};
 use parking_lot::Mutex;
 use sluice_store::{AppendError, MetaChange, MetaTable, Store};
 use sluice_types::{Group, QueueId, QueueOffset, Topic};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 use thiserror::Error;
 
 /// Between the parts of a key.
 const KEY_SEPARATOR: char = '\u{1}';
+/// Most connections told of one reset. A group that has told so many and still reads elsewhere does not want it.
+const TOLD_MAX: usize = 1024;
 
 /// One committed offset.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,11 +61,33 @@ struct State {
     groups: AHashMap<Group, AHashMap<Topic, BTreeMap<QueueId, QueueOffset>>>,
     /// Places whose value in the log is older than that in memory.
     dirty: AHashSet<Place>,
+    /// Resets that no member has followed yet.
+    resets: AHashMap<Place, Reset>,
+}
+
+/// An administrator's order to go on elsewhere.
+struct Reset {
+    offset: QueueOffset,
+    /// Connections whose pulls were sent there.
+    told: Vec<ConnectionId>,
+}
+
+impl Reset {
+    /// Whether a pull from `wanted` is to be sent to the reset's offset. Who pulls from there has followed, and who was told and pulls from elsewhere again has
+    /// chosen so.
+    fn redirects(&self, wanted: QueueOffset, connection: ConnectionId) -> bool {
+        wanted != self.offset && self.told.len() < TOLD_MAX && !self.told.contains(&connection)
+    }
 }
 
 impl State {
     fn get(&self, group: &str, topic: &str, queue: QueueId) -> Option<QueueOffset> {
         self.groups.get(group)?.get(topic)?.get(&queue).copied()
+    }
+
+    /// The reset that a place's members have not followed yet.
+    fn reset(&self, group: &Group, topic: &Topic, queue: QueueId) -> Option<&Reset> {
+        if self.resets.is_empty() { None } else { self.resets.get(&(group.clone(), topic.clone(), queue)) }
     }
 
     /// Sets a value and returns the former one.
@@ -73,6 +104,8 @@ impl State {
 /// All committed offsets.
 pub struct Offsets {
     state: Arc<Mutex<State>>,
+    /// How many resets wait to be followed: almost always none, and then a pull need not look.
+    resets: AtomicUsize,
     meta: Arc<MetaWriter>,
     counters: Arc<Counters>,
 }
@@ -86,7 +119,7 @@ impl Offsets {
             state.set(&group, &topic, queue, offset);
         }
         state.dirty.clear();
-        Ok(Self { state: Arc::new(Mutex::new(state)), meta: meta.clone(), counters: counters.clone() })
+        Ok(Self { state: Arc::new(Mutex::new(state)), resets: AtomicUsize::new(0), meta: meta.clone(), counters: counters.clone() })
     }
 
     /// A group's offset in a queue.
@@ -95,18 +128,52 @@ impl Offsets {
         self.state.lock().get(group, topic, queue)
     }
 
-    /// Takes a consumer's commit. It may lower the offset, as the protocol allows; that is counted.
+    /// Takes a consumer's commit. It may lower the offset, as the protocol allows; that is counted. While the group's members have not followed a
+    /// [reset](Self::reset) yet, what they commit is from before it, and is left out.
     pub fn commit(&self, group: &Group, topic: &Topic, queue: QueueId, offset: QueueOffset) {
-        let before = self.state.lock().set(group, topic, queue, offset);
+        let before = {
+            let mut state = self.state.lock();
+            if let Some(reset) = state.reset(group, topic, queue).filter(|reset| reset.offset != offset) {
+                tracing::debug!(%group, %topic, %queue, %offset, reset = %reset.offset, "a commit from before a reset is left out");
+                return;
+            }
+            state.set(group, topic, queue, offset)
+        };
         if let Some(before) = before.filter(|before| *before > offset) {
             Counters::add(&self.counters.offsets_lowered, 1);
             tracing::debug!(%group, %topic, %queue, %before, %offset, "a commit lowered an offset");
         }
     }
 
-    /// Sets an offset by an administrator's order.
-    pub fn reset(&self, group: &Group, topic: &Topic, queue: QueueId, offset: QueueOffset) {
-        self.state.lock().set(group, topic, queue, offset);
+    /// Sets an offset by an administrator's order. It holds against members that are connected: their pulls are sent there, and what they commit is left out
+    /// until one of them pulls from there.
+    pub(crate) fn reset(&self, group: &Group, topic: &Topic, queue: QueueId, offset: QueueOffset) {
+        let mut state = self.state.lock();
+        state.set(group, topic, queue, offset);
+        state.resets.insert((group.clone(), topic.clone(), queue), Reset { offset, told: Vec::new() });
+        self.resets.store(state.resets.len(), Ordering::Release);
+    }
+
+    /// Where a pull from `wanted` is to be sent instead, because the group was reset; the connection counts as told. `None` when it may read on.
+    pub(crate) fn redirect(&self, group: &Group, topic: &Topic, queue: QueueId, wanted: QueueOffset, connection: ConnectionId) -> Option<QueueOffset> {
+        if self.resets.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let mut state = self.state.lock();
+        let place = (group.clone(), topic.clone(), queue);
+        let reset = state.resets.get_mut(&place)?;
+        if reset.redirects(wanted, connection) {
+            reset.told.push(connection);
+            return Some(reset.offset);
+        }
+        state.resets.remove(&place);
+        self.resets.store(state.resets.len(), Ordering::Release);
+        None
+    }
+
+    /// Whether [`redirect`](Self::redirect) would send the pull elsewhere.
+    pub(crate) fn would_redirect(&self, group: &Group, topic: &Topic, queue: QueueId, wanted: QueueOffset, connection: ConnectionId) -> bool {
+        self.resets.load(Ordering::Acquire) != 0 && self.state.lock().reset(group, topic, queue).is_some_and(|reset| reset.redirects(wanted, connection))
     }
 
     /// All offsets of a group.
@@ -153,17 +220,21 @@ impl Offsets {
         for (topic, queues) in state.groups.remove(group).unwrap_or_default() {
             state.dirty.extend(queues.into_keys().map(|queue| (group.clone(), topic.clone(), queue)));
         }
+        state.resets.retain(|(of, _, _), _| of != group);
+        self.resets.store(state.resets.len(), Ordering::Release);
     }
 
     /// Forgets all offsets in a topic.
     pub fn remove_topic(&self, topic: &Topic) {
         let mut state = self.state.lock();
-        let State { groups, dirty } = &mut *state;
+        let State { groups, dirty, resets } = &mut *state;
         groups.retain(|group, topics| {
             let queues = topics.remove(topic).unwrap_or_default();
             dirty.extend(queues.into_keys().map(|queue| (group.clone(), topic.clone(), queue)));
             !topics.is_empty()
         });
+        resets.retain(|(_, of, _), _| of != topic);
+        self.resets.store(resets.len(), Ordering::Release);
     }
 
     /// Hands every changed offset to the log. Those it refuses are handed over again next time.

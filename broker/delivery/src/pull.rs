@@ -137,8 +137,8 @@ const SCANNED_MAX: u32 = 8192;
 /// A pull after its checks: what it takes to read.
 pub(crate) struct PullWork {
     pub(crate) queue: QueueRef,
+    pub(crate) group: Group,
     pub(crate) connection: ConnectionId,
-    group: Group,
     /// Where to read on. While a pull is held it moves past what the filter refuses.
     position: QueueOffset,
     /// Whether the filter has refused anything so far.
@@ -180,7 +180,7 @@ impl Delivery {
         if let Some(commit) = request.commit_offset.and_then(QueueOffset::from_wire) {
             self.offsets().commit(&request.group, &request.topic, work.queue.id(), commit);
         }
-        if let Some(moved) = moved(&work, offset) {
+        if let Some(moved) = self.redirected(&work).or_else(|| moved(&work, offset)) {
             Counters::add(&self.counters().offsets_moved, 1);
             return done(Ok(moved));
         }
@@ -217,8 +217,8 @@ impl Delivery {
         let messages = request.max_messages.min(self.options().pull_messages_max).max(1);
         let work = PullWork {
             queue: queue.clone(),
-            connection: request.connection,
             group: request.group.clone(),
+            connection: request.connection,
             position: QueueOffset::from_wire(request.offset).unwrap_or_default(),
             skipped: false,
             subscription,
@@ -266,11 +266,27 @@ impl Delivery {
         Ok(Some(found))
     }
 
+    /// The answer to a pull of a group that was told to go on elsewhere.
+    fn redirected(&self, work: &PullWork) -> Option<PullOutcome> {
+        let to = self.offsets().redirect(&work.group, work.queue.topic(), work.queue.id(), work.position, work.connection)?;
+        Some(work.outcome(PullStatus::OffsetMoved, "OFFSET_RESET", to, work.queue.visible()))
+    }
+
+    /// A group was told to go on elsewhere: its pulls that wait for the queue's next message would otherwise learn of it only at their end.
+    pub(crate) fn redirect_held(&self, queue: &QueueRef, group: &Group) {
+        for pull in self.held.take_group(queue, group) {
+            match self.redirected(&pull.work) {
+                Some(moved) => (pull.done)(Ok(moved)),
+                None => self.hold(pull),
+            }
+        }
+    }
+
     /// Holds a pull, or answers it when something has come in between.
     fn hold(&self, mut pull: HeldPull) {
         loop {
-            let queue = pull.work.queue.clone();
-            let position = pull.work.position;
+            let (queue, group) = (pull.work.queue.clone(), pull.work.group.clone());
+            let (position, connection) = (pull.work.position, pull.work.connection);
             let id = match self.held.hold(pull) {
                 Hold::Waits(id) => id,
                 Hold::Refused(refused) => {
@@ -278,11 +294,14 @@ impl Delivery {
                     return (refused.done)(Err(PullError::PollingFull(self.options().held_pulls_max)));
                 }
             };
-            if queue.visible().max <= position {
+            if queue.visible().max <= position && !self.offsets().would_redirect(&group, queue.topic(), queue.id(), position, connection) {
                 return;
             }
             // Something came between the read and the registration. If the pull is gone already, whoever took it answers it.
             let Some(mut taken) = self.held.take(id) else { return };
+            if let Some(moved) = self.redirected(&taken.work) {
+                return (taken.done)(Ok(moved));
+            }
             match self.read(&mut taken.work) {
                 Ok(None) => pull = taken,
                 Ok(Some(found)) => return (taken.done)(Ok(found)),
@@ -356,7 +375,7 @@ fn moved(work: &PullWork, offset: i64) -> Option<PullOutcome> {
 #[allow(clippy::disallowed_methods, reason = "the test holds a pull on a real thread")]
 mod tests {
     use super::*;
-    use crate::{ClientPush, DeliveryOptions, SendRequest, SpawnWork};
+    use crate::{ClientPush, DeliveryOptions, OffsetReset, ResetTo, SendRequest, SpawnWork};
     use bytes::Bytes;
     use sluice_env::sim;
     use sluice_store::{Store, StoreOptions};
@@ -391,8 +410,9 @@ mod tests {
         receiver.recv().expect("answered").expect("stored");
     }
 
-    #[test]
-    fn a_message_between_the_read_and_the_registration_is_not_missed() {
+    /// The answer to a pull from the end of a queue with one message, when something happens between its read and its registration: the moment that a real
+    /// race would have to hit.
+    fn pulled_while(moment: impl FnOnce(&Arc<Delivery>, SocketAddr)) -> (PullStatus, QueueOffset) {
         let host: SocketAddr = "127.0.0.1:10911".parse().expect("literal");
         let (env, _, _) = sim::env(3);
         let store = Store::open(env.clone(), StoreOptions { segment_bytes: 1 << 20, ..StoreOptions::default() }).expect("opens");
@@ -414,14 +434,31 @@ mod tests {
             connection: ConnectionId(1),
         };
         let (mut work, _) = delivery.prepare(&request).expect("legal");
-        assert!(delivery.read(&mut work).expect("reads").is_none());
-        // The moment that a real race would have to hit.
-        send(&delivery, host);
+        assert!(delivery.redirected(&work).is_none() && delivery.read(&mut work).expect("reads").is_none());
+        moment(&delivery, host);
         let (sender, receiver) = mpsc::channel();
         let deadline = delivery.env.clock.monotonic() + Duration::from_secs(15);
         delivery.hold(HeldPull { work, deadline, done: Box::new(move |reply| drop(sender.send(reply))) });
         let found = receiver.recv_timeout(Duration::from_secs(5)).expect("answered at once").expect("found");
-        assert_eq!((found.status, delivery.held_pulls()), (PullStatus::Found, 0));
+        assert_eq!(delivery.held_pulls(), 0);
         delivery.close();
+        (found.status, found.next)
+    }
+
+    #[test]
+    fn a_message_between_the_read_and_the_registration_is_not_missed() {
+        assert_eq!(pulled_while(|delivery, host| send(delivery, host)), (PullStatus::Found, QueueOffset(2)));
+    }
+
+    #[test]
+    fn a_reset_between_the_read_and_the_registration_is_not_missed() {
+        let reset = |delivery: &Arc<Delivery>, _| {
+            let (group, topic) = (Group::new("readers").expect("legal"), Topic::new("orders").expect("legal"));
+            let order = OffsetReset { group, topic, queue_id: None, to: ResetTo::Time(0), forward: true };
+            let (sender, receiver) = mpsc::channel();
+            delivery.reset_offsets(&order, Box::new(move |result| drop(sender.send(result))));
+            receiver.recv().expect("answered").expect("reset");
+        };
+        assert_eq!(pulled_while(reset), (PullStatus::OffsetMoved, QueueOffset(0)));
     }
 }

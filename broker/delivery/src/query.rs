@@ -111,7 +111,8 @@ impl Delivery {
         let queue = self.topics().queue_to_read(topic.as_str(), queue_id).map_err(|_| OffsetError::TopicNotFound(topic.clone()))?;
         let queue = queue.ok_or_else(|| OffsetError::QueueId(topic.clone(), queue_id))?;
         let offset = QueueOffset::from_wire(offset).ok_or(OffsetError::Negative(offset))?;
-        // Only known groups are remembered: names that a peer makes up must not fill the memory.
+        // Only known groups are remembered: names that a peer makes up must not fill the memory. One that is not known yet is made, for clients commit for
+        // groups that have not been seen here, and lose their place where that is refused.
         self.groups().ensure(group).map_err(|_| OffsetError::NotFound(group.clone(), topic.clone(), queue_id))?;
         self.offsets().commit(group, topic, queue.id(), offset);
         Ok(())

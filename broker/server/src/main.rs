@@ -14,7 +14,7 @@ use std::{
 
 /// A message broker for unmodified RocketMQ clients: name server and broker in one process.
 #[derive(Parser)]
-#[command(name = "sluice", version, arg_required_else_help = true)]
+#[command(name = "sluice", version, arg_required_else_help = true, after_help = sluice_cli::EXIT_CODES)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

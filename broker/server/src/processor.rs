@@ -178,6 +178,7 @@ impl BrokerProcessor {
             Code::GetEarliestMsgStoretime => self.earliest_store_time(request),
             Code::GetAllConsumerOffset => self.all_consumer_offsets(),
             Code::CloneGroupOffset => self.clone_group_offset(request),
+            Code::InvokeBrokerToResetOffset => return self.reset_offset(request, reply),
 
             Code::HeartBeat => self.heartbeat(request),
             Code::UnregisterClient => self.unregister_client(request),
@@ -220,7 +221,6 @@ impl BrokerProcessor {
             | Code::GetTimerMetrics
             | Code::ResetConsumerClientOffset
             | Code::GetConsumerStatusFromClient
-            | Code::InvokeBrokerToResetOffset
             | Code::InvokeBrokerToGetConsumerStatus
             | Code::UpdateAndCreateSubscriptiongroupList
             | Code::QueryConsumeTimeSpan

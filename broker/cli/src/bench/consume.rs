@@ -98,7 +98,7 @@ pub(super) fn run(args: Args) -> Result<(), CliError> {
     }
     let started = Instant::now();
     let deadline = args.seconds.map(|s| started + Duration::from_secs_f64(s));
-    let bar = output::progress(Some(backlog.unsigned_abs()), "messages");
+    let bar = output::progress(output::Total::Steps(backlog.unsigned_abs()), "messages");
     let part = Rc::new(RefCell::new(Part { recorder: Recorder::new()?, bar, deadline }));
     let local = LocalSet::new();
     let mut lanes = Vec::new();

@@ -112,7 +112,13 @@ impl Lane {
             self.out.clear();
             self.heard = Instant::now();
             let lost = match self.connect().await {
-                Ok(stream) => self.drive(&stream, pacer.as_ref()).await.err(),
+                Ok(stream) => {
+                    if pacer.is_none() {
+                        // What is answered before the beginning is not counted: a closed loop must not start earlier.
+                        sleep(self.load.begin.saturating_duration_since(Instant::now())).await;
+                    }
+                    self.drive(&stream, pacer.as_ref()).await.err()
+                }
                 Err(error) => Some(error),
             };
             let Some(reason) = lost else { break };

@@ -95,7 +95,7 @@ async fn hold(args: &Args) -> Result<Outcome, CliError> {
 
 async fn open(args: &Args, broker: &str) -> (Vec<Connection>, Vec<String>) {
     let (mut connections, mut failures, mut connecting) = (Vec::new(), Vec::new(), JoinSet::new());
-    let bar = output::progress(Some(args.connections.into()), "connections");
+    let bar = output::progress(output::Total::Steps(args.connections.into()), "connections");
     let mut left = args.connections;
     while left > 0 || !connecting.is_empty() {
         while left > 0 && connecting.len() < CONNECTING_MAX {

@@ -7,7 +7,11 @@ use super::{
     runtime,
     template::{Shape, Target, Templates},
 };
-use crate::{Global, error::CliError, output};
+use crate::{
+    Global,
+    error::CliError,
+    output::{self, Total},
+};
 use sluice_client::{Admin, Client, ClientError, QueueAddress, Route, TopicSettings};
 use std::{
     cell::RefCell,
@@ -150,7 +154,7 @@ pub(super) fn run(args: Args) -> Result<(), CliError> {
                 })
             })
             .collect();
-        let progress = scope.spawn(|| show_progress(&load, &finished));
+        let progress = scope.spawn(|| show_progress(&args, &load, &finished));
         let parts = threads
             .into_iter()
             .map(|t| t.join().unwrap_or_else(|_| Err(CliError::Failed("a thread of the generator has panicked".to_owned()))))
@@ -168,13 +172,28 @@ pub(super) fn run(args: Args) -> Result<(), CliError> {
     Report::new("produce", args.setting(), &total, last.saturating_duration_since(load.warm_end)).print(args.global.output)
 }
 
-fn show_progress(load: &Load, finished: &AtomicBool) {
-    let bar = output::progress(None, "messages");
+fn show_progress(args: &Args, load: &Load, finished: &AtomicBool) {
+    let total = match (args.count, load.end) {
+        (Some(count), _) => Total::Steps(count),
+        (None, Some(end)) => Total::Millis(millis(end.saturating_duration_since(load.begin))),
+        (None, None) => Total::Unknown,
+    };
+    let bar = output::progress(total, "messages");
     while !finished.load(Ordering::Acquire) {
-        bar.set_position(load.acknowledged.load(Ordering::Relaxed));
+        let acknowledged = load.acknowledged.load(Ordering::Relaxed);
+        if let Total::Millis(all) = total {
+            bar.set_message(format!("{} messages", indicatif::HumanCount(acknowledged)));
+            bar.set_position(millis(load.begin.elapsed()).min(all));
+        } else {
+            bar.set_position(acknowledged);
+        }
         std::thread::park_timeout(Duration::from_millis(200));
     }
     bar.finish_and_clear();
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The connections of one thread.
@@ -215,7 +234,7 @@ fn part(args: &Args, targets: &Targets, load: &Arc<Load>, thread: usize) -> Resu
 async fn prepare(args: &Args) -> Result<Targets, CliError> {
     let (client, admin) = args.global.admin().await?;
     let mut targets = Targets::new();
-    let bar = output::progress(Some(args.topics.into()), "topics");
+    let bar = output::progress(Total::Steps(args.topics.into()), "topics");
     for index in 0..args.topics {
         let topic = if args.topics == 1 { args.topic.clone() } else { format!("{}-{index}", args.topic) };
         for QueueAddress { addr, queue_id, .. } in ensure(&client, &admin, &topic, args.queues).await?.writable() {

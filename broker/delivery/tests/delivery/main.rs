@@ -6,4 +6,5 @@ mod crashing;
 mod delayed;
 mod groups;
 mod pulling;
+mod resetting;
 mod sending;

@@ -4,7 +4,7 @@
 //! code the application gets the failure at once. So what another broker may do better has one of those, and what is wrong everywhere has not.
 
 use bytes::Bytes;
-use sluice_delivery::{FilterError, GroupError, OffsetError, PullError, QueryError, SendBackError, SendError, TopicError};
+use sluice_delivery::{FilterError, GroupError, OffsetError, PullError, QueryError, ResetError, SendBackError, SendError, TopicError};
 use sluice_protocol::{ExtFields, HeaderError, ResponseCode, TypedHeader, body, message_id::MessageIdError};
 use sluice_store::{AppendError, ReadError};
 use sluice_types::NameError;
@@ -184,6 +184,16 @@ const fn offset_code(error: &OffsetError) -> ResponseCode {
     }
 }
 
+const fn reset_code(error: &ResetError) -> ResponseCode {
+    match error {
+        ResetError::TopicNotFound(_) => ResponseCode::TopicNotExist,
+        ResetError::GroupNotFound(_) => ResponseCode::SubscriptionGroupNotExist,
+        ResetError::QueueId { .. } | ResetError::Offset { .. } => ResponseCode::InvalidParameter,
+        ResetError::Read(error) => read_code(error),
+        ResetError::Store(error) => append_code(error),
+    }
+}
+
 const fn query_code(error: &QueryError) -> ResponseCode {
     match error {
         QueryError::Topic(error) => topic_code(error),
@@ -213,4 +223,5 @@ failures! {
     PullError => pull_code,
     OffsetError => offset_code,
     QueryError => query_code,
+    ResetError => reset_code,
 }

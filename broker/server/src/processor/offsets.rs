@@ -1,19 +1,56 @@
 //! Offsets of queues and groups.
 
-use super::{Answer, BrokerProcessor, Failure, Outcome, Request};
+use super::{Answer, BrokerProcessor, Failure, Outcome, Reply, Request};
+use sluice_delivery::{OffsetReset, ResetTo};
 use sluice_protocol::{
-    body::{ConsumerOffsetSerializeWrapper, DataVersion},
+    body::{ConsumerOffsetSerializeWrapper, DataVersion, MessageQueue, ResetOffsetBody, to_fastjson},
     headers::{
         CloneGroupOffsetRequest, GetEarliestMsgStoretimeRequest, GetEarliestMsgStoretimeResponse, GetMaxOffsetRequest, GetMaxOffsetResponse,
-        GetMinOffsetRequest, GetMinOffsetResponse, QueryConsumerOffsetRequest, QueryConsumerOffsetResponse, SearchOffsetRequest, SearchOffsetResponse,
-        UpdateConsumerOffsetRequest,
+        GetMinOffsetRequest, GetMinOffsetResponse, QueryConsumerOffsetRequest, QueryConsumerOffsetResponse, ResetOffsetRequest, SearchOffsetRequest,
+        SearchOffsetResponse, UpdateConsumerOffsetRequest,
     },
 };
 use sluice_store::TimeBoundary;
 use sluice_types::{Group, Topic};
 use std::collections::BTreeMap;
 
+/// What administrators write for "no offset".
+const NO_OFFSET: i64 = -1;
+
+fn reset_from(request: &Request<'_>) -> Result<OffsetReset, Failure> {
+    let header: ResetOffsetRequest = request.fields()?;
+    let queue_id = Some(header.queue_id).filter(|id| *id >= 0);
+    // An offset means one queue's; to a whole topic it says nothing.
+    let offset = header.offset.filter(|offset| *offset != NO_OFFSET && queue_id.is_some());
+    let to = match (offset, header.timestamp) {
+        (Some(offset), _) => ResetTo::Offset(offset),
+        (None, ..0) => ResetTo::End,
+        (None, ms) => ResetTo::Time(ms),
+    };
+    // Java's administrator leaves `isForce` out where it names the queue.
+    let forward = header.is_force || queue_id.is_some();
+    Ok(OffsetReset { group: Group::new(&header.group)?, topic: Topic::new(&header.topic)?, queue_id, to, forward })
+}
+
 impl BrokerProcessor {
+    pub(super) fn reset_offset(&self, request: &Request<'_>, reply: Reply) {
+        let reset = match reset_from(request) {
+            Ok(reset) => reset,
+            Err(failure) => return reply.outcome(Err(failure)),
+        };
+        let (broker_name, topic) = (self.identity.name.clone(), reset.topic.to_string());
+        let queue = move |queue_id: i32| MessageQueue { broker_name: broker_name.clone(), queue_id, topic: topic.clone() };
+        tracing::info!(group = %reset.group, topic = %reset.topic, queue = ?reset.queue_id, to = ?reset.to, peer = %request.peer(), "a group's offsets are reset");
+        self.delivery.reset_offsets(
+            &reset,
+            Box::new(move |result| {
+                let table = result.map(|moved| moved.into_iter().map(|(id, offset)| (queue(id.to_wire()), offset.to_wire())).collect());
+                let answer = |offset_table| Answer { body: vec![to_fastjson(&ResetOffsetBody { offset_table }).into()], ..Answer::success() };
+                reply.outcome(table.map(answer).map_err(Failure::from));
+            }),
+        );
+    }
+
     pub(super) fn query_consumer_offset(&self, request: &Request<'_>) -> Outcome {
         let header: QueryConsumerOffsetRequest = request.fields()?;
         let (group, topic) = (Group::new(&header.consumer_group)?, Topic::new(&header.topic)?);

@@ -11,8 +11,8 @@ use sluice_protocol::{
     body::{self, HeartbeatData, KvTable, TopicRouteData},
     headers::{
         CreateTopicRequest, DeleteTopicRequest, GetConsumeStatsRequest, GetConsumerListByGroupRequest, GetRouteInfoRequest, GetTopicStatsInfoRequest,
-        KvConfigRequest, PullMessageRequest, PullMessageResponse, PutKvConfigRequest, QueryConsumerOffsetRequest, SendMessageRequest, SendMessageResponse,
-        UpdateConsumerOffsetRequest, pull_flag,
+        KvConfigRequest, PullMessageRequest, PullMessageResponse, PutKvConfigRequest, QueryConsumerOffsetRequest, ResetOffsetRequest, SendMessageRequest,
+        SendMessageResponse, UpdateConsumerOffsetRequest, pull_flag,
     },
     next_frame,
     record::RecordView,
@@ -464,4 +464,67 @@ async fn registrations_that_inflate_without_end_are_refused_and_hold_up_nobody()
     for _ in 0..20 {
         assert_ne!(hostile.read().await.header.response_code(), Some(ResponseCode::Success));
     }
+}
+
+fn reset(group: &str, topic: &str) -> ResetOffsetRequest {
+    // What Java's administrator sends for a whole topic.
+    ResetOffsetRequest { topic: topic.into(), group: group.into(), queue_id: -1, offset: Some(-1), timestamp: 0, is_force: true }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_moves_a_member_that_is_connected_and_is_not_undone_by_its_next_commit() {
+    let world = World::start().await;
+    let (mut member, mut administrator) = (world.connect().await, world.connect().await);
+    for body in ["one", "two"] {
+        administrator.must(Code::SendMessageV2, send("t").encode_v2(), body.as_bytes()).await;
+    }
+    member.heartbeat("one").await;
+    member.must(Code::PullMessage, pull(0, 0), b"").await;
+    let commit = UpdateConsumerOffsetRequest { consumer_group: "g".into(), topic: "t".into(), queue_id: 0, commit_offset: 2 }.encode();
+    member.must(Code::UpdateConsumerOffset, commit.clone(), b"").await;
+    let held = member.ask(Code::PullMessage, pull(2, pull_flag::SUSPEND), b"").await;
+    world.until("the pull is held", |w| w.delivery.held_pulls() == 1).await;
+
+    let answer = administrator.must(Code::InvokeBrokerToResetOffset, reset("g", "t").encode(), b"").await;
+    let text = String::from_utf8(answer.body.to_vec()).expect("text");
+    assert!(text.starts_with(r#"{"offsetTable":{{"brokerName":"b","queueId":0,"topic":"t"}:0,"#), "{text}");
+    assert_eq!(body::from_json::<body::ResetOffsetBody>(&answer.body).expect("a table").offset_table.len(), 4);
+    let query = QueryConsumerOffsetRequest { consumer_group: "g".into(), topic: "t".into(), queue_id: 0, set_zero_if_not_found: None }.encode();
+    assert_eq!(administrator.must(Code::QueryConsumerOffset, query.clone(), b"").await.header.ext.get("offset"), Some("0"));
+
+    let told = member.read().await;
+    let moved = PullMessageResponse::decode(&told.header.ext).expect("all fields");
+    assert_eq!((told.header.opaque, told.header.response_code(), moved.next_begin_offset), (held, Some(ResponseCode::PullOffsetMoved), 0));
+    // Its timer commits what it had before it works on that answer.
+    member.must(Code::UpdateConsumerOffset, commit.clone(), b"").await;
+    assert_eq!(member.must(Code::QueryConsumerOffset, query.clone(), b"").await.header.ext.get("offset"), Some("0"));
+    member.must(Code::PullMessage, pull(0, 0), b"").await;
+    member.must(Code::UpdateConsumerOffset, commit, b"").await;
+    assert_eq!(member.must(Code::QueryConsumerOffset, query, b"").await.header.ext.get("offset"), Some("2"));
+    assert!(member.pushed.iter().all(|frame| frame.header.request_code() != Some(Code::ResetConsumerClientOffset)), "told twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_of_one_queue_and_what_is_refused() {
+    let world = World::start().await;
+    let mut client = world.connect().await;
+    client.must(Code::SendMessageV2, send("t").encode_v2(), b"x").await;
+    client.heartbeat("one").await;
+    let one = ResetOffsetRequest { queue_id: 0, offset: Some(1), is_force: false, ..reset("g", "t") };
+    let answer = client.must(Code::InvokeBrokerToResetOffset, one.encode(), b"").await;
+    assert_eq!(&answer.body[..], br#"{"offsetTable":{{"brokerName":"b","queueId":0,"topic":"t"}:1}}"#);
+
+    let refusals = [
+        (reset("h", "t"), ResponseCode::SubscriptionGroupNotExist, "group h does not exist"),
+        (reset("g", "u"), ResponseCode::TopicNotExist, "topic u does not exist"),
+        (ResetOffsetRequest { queue_id: 9, ..reset("g", "t") }, ResponseCode::InvalidParameter, "4 queues to read, 9 is none"),
+        (ResetOffsetRequest { offset: Some(7), ..one }, ResponseCode::InvalidParameter, "0 to 1, 7 is none"),
+    ];
+    for (wrong, code, words) in refusals {
+        let answer = client.call(Code::InvokeBrokerToResetOffset, wrong.encode(), b"").await;
+        assert_eq!(answer.header.response_code(), Some(code));
+        let remark = answer.header.remark.expect("a reason");
+        assert!(remark.contains(words), "{remark}");
+    }
+    assert!(world.delivery.groups().get("h").is_none());
 }

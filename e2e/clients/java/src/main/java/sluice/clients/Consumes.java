@@ -14,11 +14,15 @@ import java.util.concurrent.atomic.AtomicReference;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
+import org.apache.rocketmq.client.exception.MQClientException;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
 import org.apache.rocketmq.common.message.Message;
 import org.apache.rocketmq.common.message.MessageConst;
 import org.apache.rocketmq.common.message.MessageExt;
+import org.apache.rocketmq.common.message.MessageQueue;
+import org.apache.rocketmq.remoting.protocol.ResponseCode;
 import org.apache.rocketmq.remoting.protocol.heartbeat.MessageModel;
+import org.apache.rocketmq.tools.admin.DefaultMQAdminExt;
 
 /** Push consumption. */
 final class Consumes {
@@ -176,5 +180,46 @@ final class Consumes {
             Check.that(arrived.get(body) <= after.get(body) + wanted + lateMillis, "%s came late: after %s ms", body, arrived.get(body) - after.get(body));
             Check.equal(1, times.get(body), "times that " + body + " came");
         }
+    }
+
+    /** A reset moves a consumer that runs, which reads everything once more, and holds against what it commits; without a member it holds too. */
+    static void resetOffset(Bench bench) throws Exception {
+        String topic = bench.topic("topic", 4);
+        String group = bench.name("group");
+        Map<String, Integer> times = new ConcurrentHashMap<>();
+        DefaultMQPushConsumer consumer = bench.pushConsumer(group, topic, "*");
+        consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
+            messages.forEach(message -> times.merge(Bench.body(message), 1, Integer::sum));
+            return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+        });
+        consumer.start();
+        DefaultMQProducer producer = bench.producer();
+        for (int i = 0; i < 40; i++) {
+            producer.send(Bench.message(topic, "tag", null, Integer.toString(i)));
+        }
+        DefaultMQAdminExt admin = bench.admin();
+        Check.eventually(30_000, "everything is read and committed", () -> times.size() == 40 && committed(admin, group, topic) == 40);
+        Map<MessageQueue, Long> moved = admin.resetOffsetByTimestamp(topic, group, 0, true);
+        Check.equal(4, moved.size(), "queues that were reset");
+        Check.that(moved.values().stream().allMatch(offset -> offset == 0), "reset to %s", moved);
+        Check.eventually(60_000, "everything is read again", () -> times.values().stream().allMatch(n -> n >= 2));
+        // Longer than the pause between two commits of the client.
+        Thread.sleep(7_000);
+        Check.equal(Set.of(2), new HashSet<>(times.values()), "times that each message came");
+        Check.equal(40L, committed(admin, group, topic), "committed after the second reading");
+        consumer.shutdown();
+
+        admin.resetOffsetByTimestamp(topic, group, 0, true);
+        Check.equal(0L, committed(admin, group, topic), "committed after a reset without a member");
+        try {
+            admin.resetOffsetByTimestamp(topic, bench.name("nobody"), 0, true);
+            throw new Check.Failed("a group that does not exist was reset");
+        } catch (MQClientException e) {
+            Check.equal(ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST, e.getResponseCode(), "code for a group that does not exist");
+        }
+    }
+
+    private static long committed(DefaultMQAdminExt admin, String group, String topic) throws Exception {
+        return admin.examineConsumeStats(group, topic).getOffsetTable().values().stream().mapToLong(offset -> Math.max(0, offset.getConsumerOffset())).sum();
     }
 }

@@ -28,6 +28,7 @@ public final class Main {
         SCENARIOS.put("tags", Consumes::tags);
         SCENARIOS.put("delay-levels", Consumes::delayLevels);
         SCENARIOS.put("litepull-seek", Reads::litePullSeek);
+        SCENARIOS.put("reset-offset", Consumes::resetOffset);
         SCENARIOS.put("query", Reads::query);
         SCENARIOS.put("million", Million::run);
     }

@@ -1,0 +1,127 @@
+use crate::bench::{Bench, PATIENCE, group, message, messages, pull_of, topic};
+use sluice_delivery::{ConnectionId, OffsetReset, PullRequest, PullStatus, ResetError, ResetTo};
+use sluice_types::{QueueId, QueueOffset};
+use std::{collections::BTreeMap, sync::mpsc, time::Duration};
+
+const HOLD: Option<Duration> = Some(Duration::from_secs(15));
+
+fn back(to: ResetTo) -> OffsetReset {
+    OffsetReset { group: group("readers"), topic: topic("orders"), queue_id: None, to, forward: true }
+}
+
+fn reset(bench: &Bench, order: &OffsetReset) -> Result<BTreeMap<QueueId, QueueOffset>, ResetError> {
+    let (sender, receiver) = mpsc::channel();
+    bench.delivery.reset_offsets(order, Box::new(move |result| sender.send(result).expect("somebody waits")));
+    receiver.recv_timeout(PATIENCE).expect("a reset is answered")
+}
+
+/// Three messages in queue 0, all of them read and committed by the member on connection 1.
+fn read_to_the_end() -> Bench {
+    let bench = Bench::new();
+    for body in ["one", "two", "three"] {
+        bench.send(message("orders", body)).expect("stored");
+    }
+    assert_eq!(bench.pull(pull_of("orders", 0)).expect("answered").messages, 3);
+    bench.delivery.commit_offset(&group("readers"), &topic("orders"), 0, 3).expect("taken");
+    bench
+}
+
+fn committed(bench: &Bench) -> Option<QueueOffset> {
+    bench.delivery.offsets().get("readers", "orders", QueueId(0))
+}
+
+#[test]
+fn a_reset_holds_against_the_commits_of_a_member_that_has_not_followed() {
+    let bench = read_to_the_end();
+    let moved = reset(&bench, &back(ResetTo::Time(0))).expect("moved");
+    assert_eq!((moved.len(), moved[&QueueId(0)]), (4, QueueOffset(0)));
+    bench.delivery.commit_offset(&group("readers"), &topic("orders"), 0, 3).expect("taken, as far as the member is told");
+    assert_eq!(committed(&bench), Some(QueueOffset(0)));
+    let sent = bench.pull(PullRequest { commit_offset: Some(3), ..pull_of("orders", 3) }).expect("answered");
+    assert_eq!((sent.status, sent.next, sent.remark), (PullStatus::OffsetMoved, QueueOffset(0), "OFFSET_RESET"));
+    assert_eq!(committed(&bench), Some(QueueOffset(0)));
+    let again = bench.pull(pull_of("orders", 0)).expect("answered");
+    assert_eq!(messages(&again.slices).len(), 3);
+    bench.delivery.commit_offset(&group("readers"), &topic("orders"), 0, 2).expect("taken");
+    assert_eq!(committed(&bench), Some(QueueOffset(2)), "a member that has followed goes on as ever");
+}
+
+#[test]
+fn a_held_pull_is_sent_to_the_new_place_at_once_and_other_groups_sleep_on() {
+    let bench = read_to_the_end();
+    let waiting = bench.pull_later(PullRequest { suspend: HOLD, ..pull_of("orders", 3) });
+    let other = bench.pull_later(PullRequest { group: group("others"), suspend: HOLD, ..pull_of("orders", 3) });
+    assert_eq!(bench.delivery.held_pulls(), 2);
+    reset(&bench, &back(ResetTo::Time(0))).expect("moved");
+    let sent = waiting.recv_timeout(PATIENCE).expect("woken").expect("answered");
+    assert_eq!((sent.status, sent.next), (PullStatus::OffsetMoved, QueueOffset(0)));
+    assert!(other.try_recv().is_err());
+    assert_eq!(bench.delivery.held_pulls(), 1);
+}
+
+#[test]
+fn every_member_is_told_until_one_has_followed() {
+    let bench = read_to_the_end();
+    reset(&bench, &back(ResetTo::Time(0))).expect("moved");
+    let from = |connection, offset| bench.pull(PullRequest { connection: ConnectionId(connection), ..pull_of("orders", offset) }).expect("answered").status;
+    // A member that has just given the queue up is told first; the one that has it now still must hear of it.
+    assert_eq!((from(1, 3), from(2, 2)), (PullStatus::OffsetMoved, PullStatus::OffsetMoved));
+    assert_eq!(from(2, 0), PullStatus::Found);
+    assert_eq!(from(3, 2), PullStatus::Found);
+}
+
+#[test]
+fn a_member_that_starts_at_the_new_place_reads_there_at_once() {
+    let bench = read_to_the_end();
+    reset(&bench, &back(ResetTo::Time(0))).expect("moved");
+    let first = bench.pull(pull_of("orders", 0)).expect("answered");
+    assert_eq!((first.status, first.messages), (PullStatus::Found, 3));
+    bench.delivery.commit_offset(&group("readers"), &topic("orders"), 0, 3).expect("taken");
+    assert_eq!(committed(&bench), Some(QueueOffset(3)));
+}
+
+#[test]
+fn a_member_that_was_told_and_reads_elsewhere_has_its_way() {
+    let bench = read_to_the_end();
+    reset(&bench, &back(ResetTo::Time(0))).expect("moved");
+    assert_eq!(bench.pull(pull_of("orders", 2)).expect("answered").status, PullStatus::OffsetMoved);
+    assert_eq!(bench.pull(pull_of("orders", 2)).expect("answered").status, PullStatus::Found);
+    bench.delivery.commit_offset(&group("readers"), &topic("orders"), 0, 3).expect("taken");
+    assert_eq!(committed(&bench), Some(QueueOffset(3)));
+}
+
+#[test]
+fn a_reset_is_there_after_a_restart() {
+    let bench = read_to_the_end();
+    reset(&bench, &back(ResetTo::Offset(1)).clone()).expect_err("queues without messages do not reach there");
+    reset(&bench, &OffsetReset { queue_id: Some(0), ..back(ResetTo::Offset(1)) }).expect("moved");
+    assert_eq!(committed(&bench.restart()), Some(QueueOffset(1)));
+}
+
+#[test]
+fn without_forward_a_group_only_goes_back() {
+    let bench = read_to_the_end();
+    bench.delivery.commit_offset(&group("readers"), &topic("orders"), 0, 1).expect("taken");
+    let moved = reset(&bench, &OffsetReset { forward: false, ..back(ResetTo::End) }).expect("answered");
+    assert_eq!(moved[&QueueId(0)], QueueOffset(1));
+    assert_eq!(reset(&bench, &back(ResetTo::End)).expect("moved")[&QueueId(0)], QueueOffset(3));
+}
+
+#[test]
+fn what_is_not_there_is_refused_and_not_made() {
+    let bench = read_to_the_end();
+    let unknown = OffsetReset { group: group("reeders"), ..back(ResetTo::End) };
+    assert_eq!(reset(&bench, &unknown), Err(ResetError::GroupNotFound(group("reeders"))));
+    assert!(bench.delivery.groups().get("reeders").is_none());
+    let missing = OffsetReset { topic: topic("missing"), ..back(ResetTo::End) };
+    assert_eq!(reset(&bench, &missing), Err(ResetError::TopicNotFound(topic("missing"))));
+    for queue_id in [-1, 4, i32::MAX] {
+        let refused = reset(&bench, &OffsetReset { queue_id: Some(queue_id), ..back(ResetTo::End) });
+        assert_eq!(refused, Err(ResetError::QueueId { topic: topic("orders"), queues: 4, queue_id }));
+    }
+    for offset in [-1, 4, i64::MAX] {
+        let refused = reset(&bench, &OffsetReset { queue_id: Some(0), ..back(ResetTo::Offset(offset)) });
+        assert!(matches!(refused, Err(ResetError::Offset { .. })), "{offset}: {refused:?}");
+    }
+    assert_eq!(committed(&bench), Some(QueueOffset(3)));
+}
