@@ -35,7 +35,23 @@ pub enum PropertiesError {
 
 /// Goes through names and values in order. A piece without a value separator is skipped, as the official client does.
 pub fn iter(properties: &str) -> impl Iterator<Item = (&str, &str)> {
-    properties.split(char::from(PROPERTY_SEPARATOR)).filter_map(|piece| piece.split_once(char::from(NAME_VALUE_SEPARATOR)))
+    let mut rest = properties;
+    std::iter::from_fn(move || {
+        while !rest.is_empty() {
+            let (piece, later) = split_at_byte(rest, PROPERTY_SEPARATOR).unwrap_or((rest, ""));
+            rest = later;
+            if let Some(pair) = split_at_byte(piece, NAME_VALUE_SEPARATOR) {
+                return Some(pair);
+            }
+        }
+        None
+    })
+}
+
+/// What stands before the first such byte, and after it. Quicker than the standard library's search for a character, and every message is searched twice.
+fn split_at_byte(text: &str, ascii: u8) -> Option<(&str, &str)> {
+    let at = memchr::memchr(ascii, text.as_bytes())?;
+    Some((&text[..at], &text[at + 1..]))
 }
 
 /// The value of a name. The last one wins, as in a map filled from front to back.
@@ -111,6 +127,12 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn pieces_are_cut_at_the_first_separator_of_each(text in "[a-c\u{1}\u{2}é]{0,24}") {
+            let plain: Vec<(&str, &str)> = text.split('\u{2}').filter_map(|piece| piece.split_once('\u{1}')).collect();
+            prop_assert_eq!(iter(&text).collect::<Vec<_>>(), plain);
+        }
+
         #[test]
         fn what_is_pushed_is_read_back(pairs in proptest::collection::vec(("[a-z]{1,8}", "[ -~]{0,12}"), 0..8)) {
             let mut text = String::new();
