@@ -158,14 +158,26 @@ impl Client {
         if frame.header.code == ResponseCode::Success.to_wire() { Ok(frame) } else { Err(refused(connection.addr(), code, &frame)) }
     }
 
-    /// The topic's route, from the cache while it is young enough.
+    /// The topic's route, from the cache while it is young enough. An older one is asked for anew; when no name server gives an answer, it does for as long
+    /// again: brokers go on without name servers, and so do their clients.
     pub async fn route(&self, topic: &str) -> Result<Arc<Route>, ClientError> {
-        if let Some((route, at)) = self.inner.routes.lock().get(topic)
-            && at.elapsed() < self.inner.options.route_age_max
-        {
-            return Ok(Arc::clone(route));
+        let old = match self.inner.routes.lock().get_mut(topic) {
+            Some((route, at)) if at.elapsed() < self.inner.options.route_age_max => return Ok(Arc::clone(route)),
+            Some((route, at)) => {
+                // One asks; the others have the old one meanwhile, and nobody waits for a dead name server at each message.
+                *at = Instant::now();
+                Some(Arc::clone(route))
+            }
+            None => None,
+        };
+        match (self.refresh_route(topic).await, old) {
+            (Err(error), Some(old)) if !error.is_not_found() => {
+                let again = self.inner.options.route_age_max;
+                tracing::warn!(topic, %error, "no name server tells where the topic is: going on with the route as it was; asking again in {again:?}");
+                Ok(old)
+            }
+            (result, _) => result,
         }
-        self.refresh_route(topic).await
     }
 
     /// The topic's route, asked anew.

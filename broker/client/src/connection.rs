@@ -176,6 +176,11 @@ impl Connection {
         self.shared.waiters.lock().closed.is_none()
     }
 
+    /// Waits until no request can be sent any more: the peer or this side has ended the connection.
+    pub async fn closed(&self) {
+        closed(&self.shared).await;
+    }
+
     /// Sends a request and waits for the answer, whatever its code is.
     pub async fn request(&self, request: Request, wait: Duration) -> Result<Frame, ClientError> {
         let deadline = Instant::now() + wait;
@@ -276,7 +281,7 @@ async fn read_loop(shared: Arc<Shared>, mut read: OwnedReadHalf, limits: FrameLi
                         Ok(_) => {}
                         Err(error) => break error.to_string(),
                     },
-                    () = closed_here(&shared) => break "it was closed here".to_owned(),
+                    () = closed(&shared) => break "it was closed here".to_owned(),
                 }
             }
             Err(error) => break error.to_string(),
@@ -285,8 +290,8 @@ async fn read_loop(shared: Arc<Shared>, mut read: OwnedReadHalf, limits: FrameLi
     shared.end(&reason);
 }
 
-/// Ends once the connection has been closed from this side.
-async fn closed_here(shared: &Shared) {
+/// Ends once the connection has.
+async fn closed(shared: &Shared) {
     let ended = shared.ended.notified();
     if shared.closed().is_none() {
         ended.await;

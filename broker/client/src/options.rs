@@ -14,7 +14,7 @@ pub struct ClientOptions {
     pub backoff_min: Duration,
     /// Longest pause between two attempts.
     pub backoff_max: Duration,
-    /// How old a route may get before the name server is asked again.
+    /// How old a route may get before the name server is asked again; when none answers, the old one does for as long again.
     pub route_age_max: Duration,
     /// Most bytes that wait to be written on one connection; a request beyond waits for room until its deadline.
     pub outbox_bytes_max: usize,

@@ -1,7 +1,7 @@
 //! Routes and broker registration: which topic has which queues at which broker, as the name server answers it.
 //!
-//! Brokers in other processes register every 30 seconds and are forgotten after a silence; the broker in our own process is told of directly and is right
-//! the moment its topics change. Nothing here does I/O or knows a frame.
+//! Brokers in other processes register every 30 seconds and are forgotten after a silence, or when the connection ends over which they did so last; the broker
+//! in our own process is told of directly and is right the moment its topics change. Nothing here does I/O or knows a frame.
 #![forbid(unsafe_code)]
 
 mod kv;

@@ -51,6 +51,8 @@ pub struct Registration {
     pub ha_address: String,
     /// How long it holds.
     pub lifetime: Lifetime,
+    /// The number of the connection that it came over: it ends with this one, unless the broker has registered over another since. `None` in our own process.
+    pub connection: Option<u64>,
     /// Whether a replica may stand in for the master.
     pub enable_acting_master: bool,
     /// Its topics, or those that changed.
@@ -95,6 +97,8 @@ pub enum RouteError {
 struct Live {
     ha_address: String,
     lifetime: Lifetime,
+    /// The one that registered it last.
+    connection: Option<u64>,
     heard: Monotonic,
     version: DataVersion,
 }
@@ -149,7 +153,7 @@ impl RouteTable {
 
     /// A broker registers, or registers again.
     pub fn register(&self, registration: Registration) -> Result<Registered, RouteError> {
-        let Registration { broker, ha_address, lifetime, enable_acting_master, topics, version } = registration;
+        let Registration { broker, ha_address, lifetime, connection, enable_acting_master, topics, version } = registration;
         for (what, text) in [("cluster", &broker.cluster), ("name", &broker.name), ("reachable address", &broker.address)] {
             if text.is_empty() {
                 return Err(RouteError::Incomplete(what));
@@ -176,7 +180,7 @@ impl RouteTable {
                 tables.topics.entry(name).or_default().insert(broker.name.clone(), queue_data(&broker.name, &topic));
             }
         }
-        tables.live.insert(key, Live { ha_address, lifetime, heard: self.clock.monotonic(), version });
+        tables.live.insert(key, Live { ha_address, lifetime, connection, heard: self.clock.monotonic(), version });
         Ok(tables.master_of(&broker))
     }
 
@@ -196,6 +200,22 @@ impl RouteTable {
     /// A broker goes.
     pub fn unregister(&self, broker: &BrokerId) {
         self.tables.write().remove(&broker.cluster, &broker.address);
+    }
+
+    /// A connection has ended, whosever it was: the brokers that registered last over it go. Returns their addresses. Its number must not be used again.
+    pub fn connection_closed(&self, connection: u64) -> Vec<String> {
+        let of_it =
+            |tables: &Tables| -> Vec<_> { tables.live.iter().filter(|(_, live)| live.connection == Some(connection)).map(|(key, _)| key.clone()).collect() };
+        // Most connections are clients': their ends must not stop those who ask for routes.
+        if of_it(&self.tables.read()).is_empty() {
+            return Vec::new();
+        }
+        let mut tables = self.tables.write();
+        let gone = of_it(&tables);
+        for (cluster, address) in &gone {
+            tables.remove(cluster, address);
+        }
+        gone.into_iter().map(|(_, address)| address).collect()
     }
 
     /// Forgets brokers that were silent for too long and returns their addresses. To be called every few seconds.
@@ -406,6 +426,7 @@ mod tests {
             broker: BrokerId { cluster: "c".into(), name: name.into(), id, address: address.into() },
             ha_address: format!("{address}-ha"),
             lifetime: Lifetime::Silence(None),
+            connection: None,
             enable_acting_master: false,
             topics: topics.iter().map(topic).collect(),
             version: DataVersion::default(),
@@ -428,6 +449,23 @@ mod tests {
         let route = table.route("t").expect("known");
         assert_eq!(route.queue_datas.len(), 1);
         assert_eq!(route.broker_datas[0].broker_addrs[&0], "1:1");
+    }
+
+    #[test]
+    fn a_broker_goes_with_the_connection_that_registered_it_last() {
+        let table = RouteTable::new(Arc::new(HandClock::default()));
+        let over = |connection| Registration { connection: Some(connection), ..registration("a", 0, "1:1", &["t"]) };
+        table.register(over(1)).expect("taken");
+        table.register(over(2)).expect("taken");
+        table.register(registration("own", 0, "2:1", &["t"])).expect("taken");
+        assert!(table.connection_closed(1).is_empty());
+        assert!(table.connection_closed(3).is_empty());
+        assert_eq!(table.route("t").expect("known").queue_datas.len(), 2);
+        // A sign of life over another connection is not a registration.
+        assert!(table.heartbeat("c", "1:1"));
+        assert_eq!(table.connection_closed(2), ["1:1"]);
+        assert_eq!(table.route("t").expect("known").broker_datas[0].broker_name, "own");
+        assert!(table.connection_closed(2).is_empty());
     }
 
     #[test]

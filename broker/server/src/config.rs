@@ -368,9 +368,14 @@ fn check_together(config: &Config, effective: &[Effective], errors: &mut Vec<Con
             refuse(name, format!("port {} is already taken by {other}", port.unwrap_or_default()));
         }
     }
-    // Records carry their properties besides the body; a segment must hold at least one.
-    if config.storage.segment_bytes < 2 * config.messages.bytes_max as u64 {
-        refuse("storage.segment_size", format!("it does not hold a message of messages.size_max ({} bytes) with room to spare", config.messages.bytes_max));
+    // What one send brings lies in one segment, and the store takes half of one at most. Records carry headers and properties besides the body.
+    let segment_bytes_min = 2 * (config.messages.bytes_max + MESSAGE_OVERHEAD_BYTES) as u64;
+    if config.storage.segment_bytes < segment_bytes_min {
+        let body = config.messages.bytes_max;
+        refuse(
+            "storage.segment_size",
+            format!("for messages.size_max ({body} bytes) it has to be {segment_bytes_min} bytes: twice the body and 1 MiB for the rest"),
+        );
     }
     if config.storage.append_queue_bytes < 2 * config.messages.bytes_max as u64 {
         refuse("storage.append_queue_size", format!("it is less than twice messages.size_max ({} bytes)", config.messages.bytes_max));

@@ -4,7 +4,7 @@
 
 use clap::{ArgGroup, CommandFactory, Parser, Subcommand};
 use sluice_server::{
-    config::{self, ConfigFlags, Loaded},
+    config::{self, ConfigFlags, Loaded, LogConfig, LogFormat},
     run, telemetry,
 };
 use std::{
@@ -70,7 +70,10 @@ fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Arguments::command(), "sluice", &mut script);
             print(&String::from_utf8_lossy(&script))
         }
-        Command::Client(command) => sluice_cli::run(command),
+        Command::Client(command) => {
+            telemetry::start_logging(&LogConfig { filter: "warn".into(), format: LogFormat::Text });
+            sluice_cli::run(command)
+        }
     }
 }
 

@@ -15,11 +15,13 @@ mod send;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod told;
 
 pub use naming::NamingProcessor;
 pub use push::Pushes;
 pub use routes::LocalBroker;
 pub(crate) use routes::topic_to_wire;
+pub use told::Told;
 
 use crate::{
     net::{Connection, Permit, Service},
@@ -37,6 +39,7 @@ use std::{net::SocketAddr, sync::Arc};
 pub struct BrokerProcessor {
     delivery: Arc<Delivery>,
     identity: LocalBroker,
+    told: Arc<Told>,
     runtime: runtime::Rates,
     queries: Aside,
 }
@@ -45,11 +48,11 @@ pub struct BrokerProcessor {
 const QUERIES_AT_ONCE: usize = 2;
 
 impl BrokerProcessor {
-    /// Answers for `delivery` under this identity.
+    /// Answers for `delivery` under this identity. Who changes topics is answered when name servers elsewhere have been `told`.
     #[must_use]
-    pub fn new(delivery: Arc<Delivery>, identity: LocalBroker) -> Self {
+    pub fn new(delivery: Arc<Delivery>, identity: LocalBroker, told: Arc<Told>) -> Self {
         let runtime = runtime::Rates::new(delivery.counters());
-        Self { delivery, identity, runtime, queries: Aside::new(QUERIES_AT_ONCE) }
+        Self { delivery, identity, told, runtime, queries: Aside::new(QUERIES_AT_ONCE) }
     }
 }
 
@@ -129,6 +132,9 @@ impl Service for Processor {
     fn on_close(&self, connection: &Arc<Connection>) {
         if let Some(broker) = &self.broker {
             broker.delivery.connection_closed(connection.id());
+        }
+        if let Some(naming) = &self.naming {
+            naming.connection_closed(connection);
         }
     }
 }

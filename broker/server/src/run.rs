@@ -128,7 +128,7 @@ impl Running {
             telemetry.collect(move |samples| store_samples(&kv.status(), samples))?;
         }
         let processor = Processor::new(
-            broker.as_ref().map(|broker| BrokerProcessor::new(Arc::clone(&broker.delivery), broker.local())),
+            broker.as_ref().map(|broker| BrokerProcessor::new(Arc::clone(&broker.delivery), broker.local(), Arc::clone(&broker.told))),
             table.as_ref().zip(kv.as_ref()).map(|(table, kv)| NamingProcessor::new(Arc::clone(table), Arc::clone(kv))),
             Arc::clone(&telemetry.requests),
         );

@@ -48,10 +48,11 @@ const DELAY_MAX_MS: u64 = 1500;
 const AFTER_CUT: Duration = Duration::from_millis(200);
 
 /// The control: acknowledged means written, and flushed much later. A power cut must lose something, or the run would show nothing.
-const CONTROL_FLAGS: [&str; 6] = ["--storage-flush", "async", "--storage-flush-interval", "1h", "--storage-segment-size", "8MiB"];
+const CONTROL_FLAGS: [&str; 8] =
+    ["--storage-flush", "async", "--storage-flush-interval", "1h", "--storage-segment-size", "8MiB", "--messages-size-max", "1MiB"];
 
 /// Acknowledged means flushed; small segments so that a crash often comes near a segment's end.
-const FLAGS: [&str; 4] = ["--storage-flush", "sync", "--storage-segment-size", "8MiB"];
+const FLAGS: [&str; 6] = ["--storage-flush", "sync", "--storage-segment-size", "8MiB", "--messages-size-max", "1MiB"];
 const SEGMENT_BYTES: u64 = 8 << 20;
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {

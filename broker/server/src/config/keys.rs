@@ -194,7 +194,7 @@ pub static KEYS: &[Key] = &[
         name: "storage.segment_size",
         unit: "bytes",
         default: "128MiB",
-        allowed: "8MiB to 4GiB; must hold the largest message",
+        allowed: "8MiB to 4GiB; at least twice messages.size_max and 2 MiB",
         why: "Size of one commit log file; fixed when the data directory is first made. Retention removes whole files, so smaller ones follow its age and size more closely.",
         apply: |c, raw| value::bytes(raw, "8MiB", "4GiB").map(|n| c.storage.segment_bytes = n),
     },
@@ -278,7 +278,7 @@ pub static KEYS: &[Key] = &[
         unit: "duration",
         default: "120s",
         allowed: "1s to 24h",
-        why: "A connection silent for so long is closed. RocketMQ's default (serverChannelMaxIdleTimeSeconds); clients send a heartbeat every 30 s.",
+        why: "A connection silent for so long is closed. RocketMQ's default (serverChannelMaxIdleTimeSeconds); clients send a heartbeat every 30 s, and brokers register as often: a name server that closes sooner forgets them in between.",
         apply: |c, raw| value::duration(raw, "1s", "24h").map(|d| c.limits.idle = d),
     },
     Key {
@@ -294,7 +294,7 @@ pub static KEYS: &[Key] = &[
         unit: "pulls",
         default: "100000",
         allowed: "0 to 10000000",
-        why: "Most pulls held open for messages to come; more are answered at once with nothing found. 10,000 consumers of 10 queues each.",
+        why: "Most pulls held open for messages to come; beyond, one that finds nothing is refused with code 209 (POLLING_FULL). 10,000 consumers of 10 queues each.",
         apply: |c, raw| value::integer(raw, 0, 10_000_000).map(|n| c.limits.held_pulls_max = n as usize),
     },
     Key {

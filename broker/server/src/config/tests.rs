@@ -97,6 +97,14 @@ fn the_largest_message_fits_into_a_record_and_a_frame() {
 }
 
 #[test]
+fn a_segment_that_does_not_hold_the_largest_message_is_refused() {
+    let errors = load(None, &[], &[("storage.segment_size", "10485759B")]).expect_err("the store takes half a segment at once");
+    assert!(errors.to_string().contains("storage.segment_size") && errors.to_string().contains("10485760 bytes"), "{errors}");
+    load(None, &[], &[("storage.segment_size", "10MiB")]).expect("4 MiB and all that comes with it, twice");
+    load(None, &[], &[("storage.segment_size", "8MiB"), ("messages.size_max", "3MiB")]).expect("the same for 3 MiB");
+}
+
+#[test]
 fn every_key_is_explained() {
     let text = explain();
     assert!(KEYS.iter().all(|key| text.contains(key.name) && text.contains(&key.variable())));

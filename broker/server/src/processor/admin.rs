@@ -8,7 +8,7 @@ use sluice_protocol::{
     headers::{CreateTopicRequest, DeleteSubscriptionGroupRequest, DeleteTopicRequest, GetSubscriptionGroupConfigRequest, GetTopicConfigRequest},
 };
 use sluice_types::{Group, Topic};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Most attributes of a topic.
 const ATTRIBUTES_MAX: usize = 64;
@@ -95,15 +95,27 @@ impl BrokerProcessor {
 
     pub(super) fn put_topic(&self, request: &Request<'_>, reply: Reply) {
         match self.topic_from(request) {
-            Ok(topic) => self.delivery.topics().put(topic, done(reply)),
+            Ok(topic) => {
+                let changed = self.changed(&topic.name, reply);
+                self.delivery.topics().put(topic, changed);
+            }
             Err(failure) => reply.outcome(Err(failure)),
         }
+    }
+
+    /// Answers once name servers know the change: whoever then asks for the route gets the right one, and no registration from before it is still on its way.
+    fn changed<E: Into<Failure> + Send + 'static>(&self, topic: &Topic, reply: Reply) -> Box<dyn FnOnce(Result<(), E>) + Send> {
+        let (told, topic) = (Arc::clone(&self.told), topic.to_string());
+        Box::new(move |result| match result {
+            Ok(()) => told.when_told(topic, move || reply.outcome(Ok(Answer::success()))),
+            Err(error) => reply.outcome(Err(error.into())),
+        })
     }
 
     pub(super) fn delete_topic(&self, request: &Request<'_>, reply: Reply) {
         let topic = request.fields::<DeleteTopicRequest>().and_then(|header| Ok(Topic::new(&header.topic)?));
         match topic {
-            Ok(topic) => self.delivery.delete_topic(&topic, done(reply)),
+            Ok(topic) => self.delivery.delete_topic(&topic, self.changed(&topic, reply)),
             Err(failure) => reply.outcome(Err(failure)),
         }
     }

@@ -1,6 +1,7 @@
 //! The name server's requests.
 
 use super::{Answer, Aside, Code, Failure, Outcome, Reply, Request};
+use crate::net::Connection;
 use sluice_naming::{BrokerId, KvConfig, Lifetime, Registration, RouteError, RouteTable};
 use sluice_protocol::{
     ExtFields, RequestCode, ResponseCode, TypedHeader,
@@ -100,11 +101,16 @@ impl NamingProcessor {
             Ok(header) => header,
             Err(failure) => return reply.outcome(Err(failure)),
         };
-        let (table, body) = (Arc::clone(&self.table), request.body.clone());
+        let (table, connection, body) = (Arc::clone(&self.table), Arc::clone(request.connection), request.body.clone());
         if !header.compressed && body.len() <= REGISTERED_AT_ONCE_BYTES_MAX {
-            return reply.outcome(register(&table, &header, &body));
+            return reply.outcome(register(&table, &connection, &header, &body));
         }
-        self.large_registrations.run(reply, move || register(&table, &header, &body));
+        self.large_registrations.run(reply, move || register(&table, &connection, &header, &body));
+    }
+
+    /// A connection has ended: a broker that registered over it is no longer there, as far as anybody knows.
+    pub(super) fn connection_closed(&self, connection: &Connection) {
+        forget(&self.table, connection);
     }
 
     fn unregister(&self, request: &Request<'_>) -> Outcome {
@@ -236,7 +242,13 @@ fn topic_list(topic_list: Vec<String>, broker_addr: Option<String>) -> Answer {
     Answer::json(&TopicList { broker_addr, topic_list })
 }
 
-fn register(table: &RouteTable, header: &RegisterBrokerRequest, body: &[u8]) -> Outcome {
+fn forget(table: &RouteTable, connection: &Connection) {
+    for broker in table.connection_closed(connection.id().0) {
+        tracing::warn!(broker, ?connection, "the connection over which a broker had registered has ended: clients are no longer sent to it");
+    }
+}
+
+fn register(table: &RouteTable, connection: &Connection, header: &RegisterBrokerRequest, body: &[u8]) -> Outcome {
     let crc = crc32fast::hash(body).cast_signed();
     // RocketMQ clears the sign before it sends a checksum.
     if header.body_crc32 != 0 && header.body_crc32 != crc & i32::MAX && header.body_crc32 != crc {
@@ -258,10 +270,15 @@ fn register(table: &RouteTable, header: &RegisterBrokerRequest, body: &[u8]) -> 
         },
         ha_address: header.ha_server_addr.to_string(),
         lifetime: Lifetime::Silence(header.heartbeat_timeout_millis.and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis)),
+        connection: Some(connection.id().0),
         enable_acting_master: header.enable_acting_master.unwrap_or(false),
         topics: topics.into_iter().collect(),
         version: wrapper.data_version,
     })?;
+    // A large registration is worked on beside the connection, whose end may have come, and been told, meanwhile.
+    if connection.is_closed() {
+        forget(table, connection);
+    }
     let fields = RegisterBrokerResponse { ha_server_addr: result.ha_address.map(Into::into), master_addr: result.master_address.map(Into::into) };
     // The body is the order configuration, which brokers hand to clients.
     let order = KvTable { table: table.kv().list(sluice_naming::ORDER_TOPIC_NAMESPACE).unwrap_or_default() };

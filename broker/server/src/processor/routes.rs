@@ -49,6 +49,7 @@ impl LocalBroker {
             broker: self.id(),
             ha_address: String::new(),
             lifetime: Lifetime::Forever,
+            connection: None,
             enable_acting_master: false,
             topics,
             version: version_to_wire(delivery.topics().version()),

@@ -7,7 +7,7 @@ use sluice_protocol::{
     headers::{ConsumerSendMsgBackRequest, PullMessageRequest, PullMessageResponse, SendMessageRequest, SendMessageResponse, pull_flag},
 };
 use sluice_types::{Group, Topic};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// The master: this broker has no replica to send readers to.
 const MASTER_ID: i64 = 0;
@@ -37,6 +37,11 @@ impl BrokerProcessor {
             batch: header.batch || code == Code::SendBatchMessage,
             unit_mode: header.unit_mode,
         };
+        if self.told.is_needed() && self.delivery.topics().get(&header.topic).is_none() {
+            // It is going to make its topic: the producer looks up the route next.
+            let (told, topic) = (Arc::clone(&self.told), header.topic.to_string());
+            return self.delivery.send(send, Box::new(move |result| told.when_told(topic, move || reply.outcome(sent(result)))));
+        }
         self.delivery.send(send, Box::new(move |result| reply.outcome(sent(result))));
     }
 

@@ -11,7 +11,7 @@ use sluice_protocol::{
     body::{self, HeartbeatData, KvTable, TopicRouteData},
     headers::{
         CreateTopicRequest, DeleteTopicRequest, GetConsumeStatsRequest, GetConsumerListByGroupRequest, GetRouteInfoRequest, GetTopicStatsInfoRequest,
-        KvConfigRequest, PullMessageRequest, PullMessageResponse, PutKvConfigRequest, QueryConsumerOffsetRequest, ResetOffsetRequest, SendMessageRequest,
+        KvConfigRequest, PullMessageRequest, PullMessageResponse, PutKvConfigRequest, QueryConsumerOffsetRequest, RegisterBrokerRequest, ResetOffsetRequest, SendMessageRequest,
         SendMessageResponse, UpdateConsumerOffsetRequest, pull_flag,
     },
     next_frame,
@@ -52,7 +52,8 @@ impl World {
         local.register(&table, &delivery).expect("first");
         let metrics = Telemetry::new().expect("fresh").requests;
         let naming = NamingProcessor::new(table, store);
-        let processor = Processor::new(Some(BrokerProcessor::new(Arc::clone(&delivery), local)), Some(naming), metrics);
+        let processor =
+            Processor::new(Some(BrokerProcessor::new(Arc::clone(&delivery), local, Told::new(0, tokio::runtime::Handle::current()))), Some(naming), metrics);
         let listener = Listener::bind("127.0.0.1:0".parse().expect("literal"), &net, processor).await.expect("a free port");
         Self { net, delivery, address: listener.local_addr(), _dir: dir }
     }
@@ -444,6 +445,71 @@ async fn statistics_tell_how_fast_a_topic_and_a_group_are() {
     let got = rate(Code::GetConsumeStats, asked("g"), "consumeTps").await;
     assert!(of_three.contains(&got), "{got}");
     assert_eq!(rate(Code::GetConsumeStats, asked("nobody"), "consumeTps").await, 0.0);
+}
+
+/// A registration of another process's broker, with a topic of the broker's name; its body has at least so many bytes.
+fn other_broker(name: &str, bytes_min: usize) -> (ExtFields, Vec<u8>) {
+    let header = RegisterBrokerRequest {
+        broker_name: name.into(),
+        broker_addr: format!("{name}:10911").into(),
+        cluster_name: "c".into(),
+        ..RegisterBrokerRequest::default()
+    };
+    let topic = body::TopicConfig { topic_name: name.into(), perm: 6, read_queue_nums: 1, write_queue_nums: 1, ..body::TopicConfig::default() };
+    let wrapper = body::TopicConfigSerializeWrapper { topic_config_table: [(name.to_owned(), topic)].into(), ..Default::default() };
+    let mut body = body::RegisterBrokerBody { filter_server_list: Vec::new(), topic_config_serialize_wrapper: wrapper }.encode();
+    body.resize(body.len().max(bytes_min), b' ');
+    (header.encode(), body)
+}
+
+async fn has_route(client: &mut Client, topic: &str) -> bool {
+    let route = GetRouteInfoRequest { topic: topic.into(), accept_standard_json_only: true }.encode();
+    client.call(Code::GetRouteinfoByTopic, route, b"").await.header.response_code() == Some(ResponseCode::Success)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_elsewhere_is_known_until_the_connection_of_its_last_registration_ends() {
+    let world = World::start().await;
+    let (mut client, mut first, mut last) = (world.connect().await, world.connect().await, world.connect().await);
+    let (header, body) = other_broker("far", 0);
+    first.must(Code::RegisterBroker, header.clone(), &body).await;
+    last.must(Code::RegisterBroker, header, &body).await;
+    assert!(has_route(&mut client, "far").await);
+    drop(first);
+    world.until("the first connection has ended", |world| world.net.connections() == 2).await;
+    // Its end is told a moment after it is no longer counted.
+    for _ in 0..20 {
+        assert!(has_route(&mut client, "far").await);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    drop(last);
+    let gone = async {
+        while has_route(&mut client, "far").await {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(Duration::from_secs(1), gone).await.expect("the route goes with the connection");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registration_taken_after_its_connections_end_does_not_stay() {
+    let world = World::start().await;
+    let mut client = world.connect().await;
+    for round in 0..10 {
+        let mut gone = world.connect().await;
+        // The first keeps the second waiting until its connection has ended.
+        for name in ["other".to_owned(), format!("gone{round}")] {
+            let (header, body) = other_broker(&name, 3 << 20);
+            gone.ask(Code::RegisterBroker, header, &body).await;
+        }
+        drop(gone);
+        world.until("the connection has ended", |world| world.net.connections() == 1).await;
+        // Large ones are taken one after another: when this is answered, those before it are done.
+        let (header, body) = other_broker("stays", 3 << 20);
+        client.must(Code::RegisterBroker, header, &body).await;
+        assert!(!has_route(&mut client, &format!("gone{round}")).await, "round {round}");
+        assert!(has_route(&mut client, "stays").await);
+    }
 }
 
 #[tokio::test]

@@ -4,17 +4,14 @@ use super::{RunError, registration::Registration, stores::Places};
 use crate::{
     config::{BrokerIdentity, Config, FlushKind},
     net::Net,
-    processor::{LocalBroker, Pushes},
+    processor::{LocalBroker, Pushes, Told},
     telemetry::{Samples, Telemetry, delivery_samples, store_samples},
 };
 use sluice_delivery::{Delivery, DeliveryOptions};
 use sluice_naming::RouteTable;
 use sluice_store::{FlushMode, RecoveryProgress, Store, StoreOptions};
 use std::{net::SocketAddr, sync::Arc};
-use tokio::{
-    sync::{Notify, watch},
-    task::JoinHandle,
-};
+use tokio::{sync::watch, task::JoinHandle};
 
 /// The broker's part of a process.
 pub(super) struct Broker {
@@ -22,8 +19,8 @@ pub(super) struct Broker {
     pub(super) delivery: Arc<Delivery>,
     pub(super) advertised: SocketAddr,
     identity: BrokerIdentity,
-    /// Told of every change of a topic, for name servers elsewhere.
-    topics_changed: Arc<Notify>,
+    /// What name servers elsewhere know.
+    pub(super) told: Arc<Told>,
 }
 
 impl Broker {
@@ -38,10 +35,11 @@ impl Broker {
         let dir = &config.data_dir;
         let (env, store) = places.open(dir, store_options(config), progress)?;
         let advertised = SocketAddr::new(config.listen.advertised(), config.listen.broker_port);
+        let told = Told::new(config.naming_addresses.len(), runtime.clone());
         let spawn = Arc::new(move |work: Box<dyn FnOnce() + Send>| drop(runtime.spawn(async move { work() })));
         let delivery = Delivery::open(Arc::clone(&store), env, delivery_options(config, advertised), Arc::new(Pushes::new(Arc::clone(net))), spawn)
             .map_err(|source| RunError::Delivery { dir: dir.clone(), source })?;
-        Ok(Self { store, delivery, advertised, identity: config.broker.clone(), topics_changed: Arc::default() })
+        Ok(Self { store, delivery, advertised, identity: config.broker.clone(), told })
     }
 
     /// Who clients are told that this is.
@@ -58,23 +56,30 @@ impl Broker {
     pub(super) fn publish(&self, table: Option<&Arc<RouteTable>>) -> Result<(), sluice_naming::RouteError> {
         let local = self.local();
         let here = table.map(|table| local.listener(Arc::clone(table)));
-        let elsewhere = Arc::clone(&self.topics_changed);
+        let elsewhere = Arc::clone(&self.told);
         self.delivery.topics().set_listener(Arc::new(move |change, version| {
             if let Some(here) = &here {
                 here(change, version);
             }
-            elsewhere.notify_waiters();
+            elsewhere.changed();
         }));
         table.map_or(Ok(()), |table| local.register(table, &self.delivery))
     }
 
     /// One task for each name server elsewhere.
     pub(super) fn register(&self, addresses: &[String], stop: &watch::Receiver<bool>) -> Vec<JoinHandle<()>> {
-        let one = |address: &String| {
-            let registration = Registration::new(self.identity.clone(), self.advertised, Arc::clone(&self.delivery), Arc::clone(&self.topics_changed));
-            tokio::spawn(registration.run(address.clone(), stop.clone()))
+        let one = |(number, address): (usize, &String)| {
+            let registration = Registration {
+                identity: self.identity.clone(),
+                advertised: self.advertised,
+                delivery: Arc::clone(&self.delivery),
+                told: Arc::clone(&self.told),
+                name_server: address.clone(),
+                number,
+            };
+            tokio::spawn(registration.run(stop.clone()))
         };
-        addresses.iter().map(one).collect()
+        addresses.iter().enumerate().map(one).collect()
     }
 
     /// Lets every scrape see the store and delivery.

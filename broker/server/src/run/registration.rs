@@ -1,7 +1,10 @@
-//! How a broker makes itself known to name servers in other processes: all of its topics by request 103, every 30 seconds and as soon as one changes, and by
-//! request 104 that it goes.
+//! How a broker makes itself known to name servers in other processes: all of its topics by request 103, every 30 seconds, as soon as one changes, and as soon
+//! as a lost connection can be made again; and by request 104 that it goes.
 
-use crate::{config::BrokerIdentity, processor::topic_to_wire};
+use crate::{
+    config::BrokerIdentity,
+    processor::{Told, topic_to_wire},
+};
 use bytes::Bytes;
 use sluice_client::{ClientError, ClientOptions, Connection, Request};
 use sluice_delivery::Delivery;
@@ -12,82 +15,101 @@ use sluice_protocol::{
 };
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
-    sync::{Notify, watch},
+    sync::watch,
     time::{sleep, timeout},
 };
 
 /// RocketMQ's period; a name server forgets a broker after 120 s of silence.
 const PERIOD: Duration = Duration::from_secs(30);
-/// A burst of new topics is one registration.
-const SETTLE: Duration = Duration::from_millis(20);
+/// A burst of new topics is one registration: those that come within this, and those that come while another registration is on its way. Whoever makes one
+/// topic waits for as long.
+const SETTLE: Duration = Duration::from_millis(2);
 /// Longest wait for one name server's answer.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(6);
-/// Pause after a registration that failed.
-const RETRY_PAUSE: Duration = Duration::from_secs(3);
+/// First pause after a registration that failed, or a connection that was lost; it doubles with each failure.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// Longest such pause.
+const BACKOFF_MAX: Duration = Duration::from_secs(3);
 
 /// Registers one broker at one name server as long as it lives.
 pub(super) struct Registration {
-    identity: BrokerIdentity,
-    advertised: SocketAddr,
-    delivery: Arc<Delivery>,
-    changed: Arc<Notify>,
+    pub(super) identity: BrokerIdentity,
+    pub(super) advertised: SocketAddr,
+    pub(super) delivery: Arc<Delivery>,
+    pub(super) told: Arc<Told>,
+    pub(super) name_server: String,
+    /// Which of the name servers this is for `told`.
+    pub(super) number: usize,
 }
 
 impl Registration {
-    pub(super) fn new(identity: BrokerIdentity, advertised: SocketAddr, delivery: Arc<Delivery>, changed: Arc<Notify>) -> Self {
-        Self { identity, advertised, delivery, changed }
-    }
-
     /// Runs until `stop` turns true, then unregisters.
-    pub(super) async fn run(self, name_server: String, mut stop: watch::Receiver<bool>) {
-        let options = ClientOptions { request_timeout: ANSWER_DEADLINE, ..ClientOptions::default() };
+    pub(super) async fn run(self, mut stop: watch::Receiver<bool>) {
+        let mut changes = self.told.changes();
         let mut connection = None;
-        let mut reachable = true;
+        let mut failures = 0;
         loop {
-            let changed = self.changed.notified();
-            let pause = match self.register(&name_server, &mut connection, &options).await {
-                Ok(()) => {
-                    if !std::mem::replace(&mut reachable, true) {
-                        tracing::info!(name_server, "registered again");
+            let upto = *changes.borrow_and_update();
+            match self.register(&mut connection).await {
+                Ok(open) => {
+                    self.told.acknowledged(self.number, upto);
+                    if std::mem::take(&mut failures) > 0 {
+                        tracing::info!(name_server = self.name_server, "registered again");
                     }
-                    PERIOD
+                    tokio::select! {
+                        () = sleep(PERIOD) => {}
+                        _ = changes.changed() => sleep(SETTLE).await,
+                        () = open.closed() => {
+                            failures = 1;
+                            tracing::warn!(name_server = self.name_server, "the connection to the name server was lost; registering again");
+                        }
+                        () = stopped(&mut stop) => break,
+                    }
                 }
                 Err(error) => {
                     connection = None;
-                    // Once, not every few seconds: the metric and this line say the same until it works again.
-                    if std::mem::replace(&mut reachable, false) {
-                        tracing::warn!(name_server, %error, "registering at the name server failed; trying again every {} s", RETRY_PAUSE.as_secs());
+                    failures += 1;
+                    // Once, not every few seconds: this line holds until it works again.
+                    if failures == 1 {
+                        let most = BACKOFF_MAX.as_secs();
+                        tracing::warn!(name_server = self.name_server, %error, "registering at the name server failed; trying again, at least every {most} s");
                     }
-                    RETRY_PAUSE
                 }
-            };
-            tokio::select! {
-                () = sleep(pause) => {}
-                () = changed => sleep(SETTLE).await,
-                () = stopped(&mut stop) => break,
+            }
+            if failures > 0 {
+                self.told.away(self.number);
+                tokio::select! {
+                    () = sleep(backoff(failures)) => {}
+                    () = stopped(&mut stop) => break,
+                }
             }
         }
-        if let Some(connection) = connection {
-            let request = Request::new(RequestCode::UnregisterBroker, self.unregister_header().encode());
-            if let Ok(Err(error)) = timeout(ANSWER_DEADLINE, connection.request(request, ANSWER_DEADLINE)).await {
-                tracing::warn!(name_server, %error, "unregistering failed; the name server forgets this broker by itself");
-            }
-        }
+        self.told.away(self.number);
+        self.unregister(connection).await;
     }
 
-    async fn register(&self, name_server: &str, connection: &mut Option<Connection>, options: &ClientOptions) -> Result<(), RegisterError> {
+    /// Registers over the connection there is, or a new one, and returns it.
+    async fn register(&self, connection: &mut Option<Connection>) -> Result<Connection, RegisterError> {
         let open = match connection.take().filter(Connection::is_open) {
             Some(open) => open,
-            None => Connection::open(name_server, options, None).await?,
+            None => Connection::open(&self.name_server, &ClientOptions { request_timeout: ANSWER_DEADLINE, ..ClientOptions::default() }, None).await?,
         };
         let body = Bytes::from(self.body().encode());
         let request = Request::new(RequestCode::RegisterBroker, self.register_header(&body).encode()).with_body(body);
         let answer = open.request(request, ANSWER_DEADLINE).await?;
-        *connection = Some(open);
-        if answer.header.code == ResponseCode::Success.to_wire() {
-            return Ok(());
+        if answer.header.code != ResponseCode::Success.to_wire() {
+            return Err(RegisterError::Refused { code: answer.header.code, remark: answer.header.remark.map(|r| r.to_string()).unwrap_or_default() });
         }
-        Err(RegisterError::Refused { code: answer.header.code, remark: answer.header.remark.map(|r| r.to_string()).unwrap_or_default() })
+        *connection = Some(open.clone());
+        Ok(open)
+    }
+
+    async fn unregister(&self, connection: Option<Connection>) {
+        let Some(connection) = connection.filter(Connection::is_open) else { return };
+        let request = Request::new(RequestCode::UnregisterBroker, self.unregister_header().encode());
+        if let Ok(Err(error)) = timeout(ANSWER_DEADLINE, connection.request(request, ANSWER_DEADLINE)).await {
+            tracing::warn!(name_server = self.name_server, %error, "unregistering failed; the name server forgets this broker by itself");
+        }
     }
 
     fn body(&self) -> RegisterBrokerBody {
@@ -124,6 +146,10 @@ impl Registration {
             broker_id: self.identity.id as i64,
         }
     }
+}
+
+fn backoff(failures: u32) -> Duration {
+    BACKOFF_MIN.saturating_mul(1 << (failures - 1).min(16)).min(BACKOFF_MAX)
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {

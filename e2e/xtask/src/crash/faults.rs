@@ -8,6 +8,8 @@ use tokio::runtime::Runtime;
 
 /// System call and error; the log's own words for it must be in the broker's log.
 const FAULTS: [(&str, &str); 4] = [("fdatasync", "EIO"), ("fdatasync", "ENOSPC"), ("pwrite64", "EIO"), ("pwrite64", "ENOSPC")];
+/// How long a load runs undisturbed before each failure.
+const BEFORE: Duration = Duration::from_millis(200);
 /// How long the first writers may take to notice.
 const LOAD: Duration = Duration::from_millis(700);
 /// How long writers that come after the failure try.
@@ -41,6 +43,11 @@ fn cycle(call: &str, error: &str, n: u32, site: &sluice::Site, folder: &Path, ru
     let told_before = poisonings(&log);
     let mut running = site.start()?;
     runtime.block_on(load.verify(ledger, false))?;
+    // A failure at the very first call leaves nothing that it could lose: this has to be there.
+    let session = load.begin(runtime);
+    std::thread::sleep(BEFORE);
+    let before = runtime.block_on(session.end(load, ledger))?;
+    ensure!(before > 0, "nothing was acknowledged before the failure: the run would show nothing");
     let mut tracer = attach(&running, call, error, n, &folder.join("strace.log"))?;
     let session = load.begin(runtime);
     std::thread::sleep(LOAD);
@@ -52,7 +59,7 @@ fn cycle(call: &str, error: &str, n: u32, site: &sluice::Site, folder: &Path, ru
     ensure!(after == 0, "{after} messages were acknowledged after the failure");
     running.kill();
     tracer.kill();
-    Ok(acked)
+    Ok(before + acked)
 }
 
 fn attach(running: &Background, call: &str, error: &str, n: u32, log: &Path) -> Result<Background> {
