@@ -35,6 +35,9 @@ pub fn delivery_samples(delivery: &Delivery, samples: &mut Samples) {
         samples.counter("sluice_delivery_events_total", "What delivery has done since the start, by event.", &[("event", name)], value as f64);
     }
     samples.gauge("sluice_held_pulls", "Pulls that wait for a message.", &[], delivery.held_pulls() as f64);
+    samples.gauge("sluice_open_transactions", "Half messages whose transaction has not ended.", &[], delivery.open_transactions() as f64);
+    let oldest = delivery.oldest_transaction_age().map_or(0.0, |age| age.as_secs_f64());
+    samples.gauge("sluice_oldest_open_transaction_seconds", "Age of the oldest half message whose transaction has not ended; 0 without one.", &[], oldest);
     for behind in delivery.lag() {
         let labels = [("group", behind.group.as_str()), ("topic", behind.topic.as_str())];
         samples.gauge("sluice_group_lag_messages", "Messages between a group's committed offsets and the ends of the queues.", &labels, behind.lag as f64);
