@@ -7,3 +7,5 @@ mod delayed;
 mod groups;
 mod pulling;
 mod sending;
+mod transactions;
+mod transactions_crashing;
