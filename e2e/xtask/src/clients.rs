@@ -18,6 +18,9 @@ use std::{
     time::Duration,
 };
 
+/// Checks of transactions that come sooner than by default, so that a run is short. The peer has its own in its configuration.
+const SOONER: [&str; 4] = ["--transaction-timeout", "2s", "--transaction-check-interval", "2s"];
+
 /// What to run against what.
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -83,7 +86,7 @@ impl<'a> Chosen<'a> {
 
 fn against_sluice(arguments: &Arguments, chosen: &Chosen<'_>, folder: &Path) -> Result<()> {
     let binary = sluice::binary(&arguments.binary)?;
-    let site = sluice::Site::new(&binary, &folder.join("data"), &folder.join("sluice.log"), &[])?;
+    let site = sluice::Site::new(&binary, &folder.join("data"), &folder.join("sluice.log"), &SOONER)?;
     let mut running = site.start()?;
     scenarios(arguments, chosen, &site.namesrv(), folder)?;
     let status = running.stop(Duration::from_secs(30))?;

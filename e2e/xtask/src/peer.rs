@@ -40,13 +40,15 @@ impl Peer {
         let naming_conf = folder.join("naming.conf");
         let broker_conf = folder.join("broker.conf");
         write(&naming_conf, &format!("listenPort={naming}\n"))?;
+        // The checks of transactions come sooner than by default, but not before the peer has noted the end of one, which it does each 3 s.
         let flush = if sync_flush { "SYNC_FLUSH" } else { "ASYNC_FLUSH" };
         write(
             &broker_conf,
             &format!(
                 "brokerClusterName=Peer\nbrokerName=peer-a\nbrokerId=0\nnamesrvAddr={namesrv}\nbrokerIP1=127.0.0.1\nbrokerIP2=127.0.0.1\n\
                  listenPort={broker}\nhaListenPort={}\nstorePathRootDir={store}\nstorePathCommitLog={store}/commitlog\nflushDiskType={flush}\n\
-                 brokerRole=ASYNC_MASTER\nautoCreateTopicEnable=true\nenablePropertyFilter=true\ndiskMaxUsedSpaceRatio=95\n",
+                 brokerRole=ASYNC_MASTER\nautoCreateTopicEnable=true\nenablePropertyFilter=true\ndiskMaxUsedSpaceRatio=95\n\
+                 transactionTimeOut=5000\ntransactionCheckInterval=2000\n",
                 broker + 1,
                 store = store.display(),
             ),
