@@ -166,7 +166,8 @@ impl Delivery {
         let (topic, id) = target(half)?;
         let queue = self.store().queue(&topic, id);
         let mut own = with_checks(half, checks);
-        for name in [TRANSACTION, REAL_TOPIC, REAL_QUEUE] {
+        // The mark stays, as in RocketMQ: by it consumers' clients know that the message has a transaction's id.
+        for name in [REAL_TOPIC, REAL_QUEUE] {
             properties::remove(&mut own, name);
         }
         let committed = RecordFields {

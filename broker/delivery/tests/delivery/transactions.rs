@@ -69,7 +69,7 @@ fn a_half_message_is_invisible_until_it_is_committed_and_says_where_it_came_from
     assert_eq!(view.prepared_transaction_offset(), receipt.placed[0].log_offset.to_wire());
     assert_eq!(view.sys_flag() & sys_flag::TRANSACTION_MASK, sys_flag::TRANSACTION_COMMIT);
     let own = view.user_properties();
-    for (name, value) in [("TRAN_MSG", None), ("REAL_TOPIC", None), ("REAL_QID", None), ("TAGS", Some("blue")), ("__transactionId__", Some("id-1"))] {
+    for (name, value) in [("TRAN_MSG", Some("true")), ("REAL_TOPIC", None), ("REAL_QID", None), ("TAGS", Some("blue")), ("__transactionId__", Some("id-1"))] {
         assert_eq!(properties::get(own, name), value, "{name}");
     }
     assert_eq!((bench.delivery.open_transactions(), count(&bench.delivery.counters().transactions_committed)), (0, 1));
