@@ -159,7 +159,7 @@ pub(crate) struct Beginning {
     pub(crate) since_ms: i64,
 }
 
-/// Most producer groups known at once; they only serve to be listed, so that further ones are left out.
+/// Most producer groups known at once. Further ones are left out: they are not listed, and not asked about their transactions.
 const PRODUCER_GROUPS_MAX: usize = 100_000;
 
 struct Member {

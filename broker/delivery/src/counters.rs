@@ -72,6 +72,24 @@ counters! {
     delayed_lost,
     /// Turns of the delay service that failed and were tried again.
     delay_retries,
+    /// Half messages stored.
+    transactions_begun,
+    /// Half messages refused because too many transactions were open.
+    transactions_refused,
+    /// Transactions committed.
+    transactions_committed,
+    /// Transactions rolled back.
+    transactions_rolled_back,
+    /// Transactions given up after the last check.
+    transactions_given_up,
+    /// Records of transactions that could not be read any more: removed on a full disk, or damaged.
+    transactions_lost,
+    /// Ends of transactions that were refused: ended before, unknown, of another group.
+    transaction_ends_refused,
+    /// Questions to producers.
+    transaction_checks,
+    /// Checks that found no producer of the group to ask.
+    transaction_checks_unasked,
     /// Clients dropped for silence.
     clients_expired,
 }

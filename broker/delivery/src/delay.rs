@@ -246,7 +246,7 @@ impl Level {
 }
 
 /// The records of a slice.
-fn records(mut bytes: &[u8]) -> impl Iterator<Item = RecordView<'_>> {
+pub(crate) fn records(mut bytes: &[u8]) -> impl Iterator<Item = RecordView<'_>> {
     std::iter::from_fn(move || {
         let view = RecordView::parse(bytes).ok()?;
         bytes = &bytes[view.bytes().len()..];

@@ -11,6 +11,7 @@ use crate::{
     offsets::Offsets,
     rates::Rates,
     topics::{AutoCreate, SCHEDULE_TOPIC, TopicDone, Topics},
+    transaction::{CheckSent, CheckService, TransactionCheck, TransactionRules, Transactions},
 };
 use parking_lot::{Condvar, Mutex};
 use sluice_env::{Env, JoinHandle, Monotonic};
@@ -26,6 +27,8 @@ pub type SpawnWork = Arc<dyn Fn(Box<dyn FnOnce() + Send>) + Send + Sync>;
 pub trait ClientPush: Send + Sync {
     /// Tell these consumers that their group's members changed (request 40), so that they share out the queues anew.
     fn notify_consumer_ids_changed(&self, group: &Group, connections: &[ConnectionId]);
+    /// Ask a producer what became of its transaction (request 39). The answer, if one comes, is an end of the transaction.
+    fn check_transaction(&self, connection: ConnectionId, check: &TransactionCheck) -> CheckSent;
     /// All callbacks of one turn of the log's writer have run: the moment to write out the replies that they made. Runs on whatever
     /// thread wrote: a connection's, the writer's, the delay service's.
     fn turn_end(&self);
@@ -62,6 +65,16 @@ pub struct DeliveryOptions {
     pub recent_bytes: u64,
     /// The delay of each level, from level 1.
     pub delay_levels: Vec<Duration>,
+    /// From a half message to the first question about its transaction.
+    pub transaction_timeout: Duration,
+    /// From one question about a transaction to the next.
+    pub transaction_check_interval: Duration,
+    /// Questions about a transaction before it is given up.
+    pub transaction_check_max: u32,
+    /// Longest time that a half message may put off the first question by its `CHECK_IMMUNITY_TIME_IN_SECONDS`. Retention of the log waits for it.
+    pub transaction_immunity_max: Duration,
+    /// Most transactions open at once.
+    pub transactions_open_max: usize,
 }
 
 /// The delays of levels 1 to 18, in seconds.
@@ -92,6 +105,21 @@ impl DeliveryOptions {
             offset_flush_interval: Duration::from_millis(500),
             recent_bytes: 4 << 30,
             delay_levels: DELAY_SECONDS.into_iter().map(Duration::from_secs).collect(),
+            transaction_timeout: Duration::from_secs(6),
+            transaction_check_interval: Duration::from_secs(30),
+            transaction_check_max: 15,
+            transaction_immunity_max: Duration::from_secs(72 * 3600),
+            transactions_open_max: 200_000,
+        }
+    }
+
+    fn transaction_rules(&self) -> TransactionRules {
+        TransactionRules {
+            timeout: self.transaction_timeout,
+            check_interval: self.transaction_check_interval,
+            check_max: self.transaction_check_max,
+            immunity_max: self.transaction_immunity_max,
+            open_max: self.transactions_open_max,
         }
     }
 }
@@ -105,6 +133,9 @@ pub enum OpenError {
     /// No delay level, or more than the schedule topic has queues.
     #[error("{0} delay levels were given; 1 to 18 are possible")]
     DelayLevels(usize),
+    /// The open transactions could not be found in the log, or their state not be noted there.
+    #[error("the transactions in the log: {0}")]
+    Transactions(String),
     /// A thread could not be started.
     #[error("the thread {name} could not be started: {error}")]
     Thread {
@@ -139,19 +170,23 @@ pub struct Delivery {
     /// The schedule topic's queues, level 1 first.
     pub(crate) delay_queues: Vec<QueueRef>,
     pub(crate) delay_signal: DelaySignal,
+    pub(crate) transactions: Arc<Transactions>,
+    pub(crate) push: Arc<dyn ClientPush>,
     pub(crate) spawn_work: SpawnWork,
     stop: Stop,
     threads: Mutex<Vec<Box<dyn JoinHandle>>>,
 }
 
 impl Delivery {
-    /// Reads what the log holds, takes the store's hooks, starts its two threads.
+    /// Reads what the log holds, takes the store's hooks, starts its three threads.
     pub fn open(store: Arc<Store>, env: Env, options: DeliveryOptions, push: Arc<dyn ClientPush>, spawn_work: SpawnWork) -> Result<Arc<Self>, OpenError> {
         if !(1..=DELAY_SECONDS.len()).contains(&options.delay_levels.len()) {
             return Err(OpenError::DelayLevels(options.delay_levels.len()));
         }
-        let meta = Arc::new(MetaWriter::new(store.clone()));
         let counters = Arc::new(Counters::default());
+        // First: it looks at the log's last record.
+        let transactions = Transactions::load(&store, &env, options.transaction_rules(), &counters).map_err(OpenError::Transactions)?;
+        let meta = Arc::new(MetaWriter::new(store.clone()));
         let auto = AutoCreate { enabled: options.auto_create_topics, queues: options.default_topic_queues };
         let schedule = Topic::new(SCHEDULE_TOPIC).map_err(|e| OpenError::Metadata(e.to_string()))?;
         let delay_queues: Vec<QueueRef> = (0..options.delay_levels.len()).map(|i| store.queue(&schedule, QueueId(i as u32))).collect();
@@ -168,6 +203,8 @@ impl Delivery {
             lag_next: Mutex::default(),
             delay_queues,
             delay_signal: DelaySignal::default(),
+            transactions,
+            push: push.clone(),
             spawn_work,
             stop: Stop::default(),
             threads: Mutex::default(),
@@ -197,8 +234,10 @@ impl Delivery {
     fn start_threads(self: &Arc<Self>, service: DelayService) -> Result<(), OpenError> {
         let (ticker, start) = (self.clone(), self.env.clock.monotonic());
         self.start("delivery-ticker", Box::new(move || ticker.tick_until_stopped(start)))?;
-        let delay = self.clone();
-        self.start("delivery-delay", Box::new(move || service.run(&delay))).inspect_err(|_| self.close())
+        let (delay, checks) = (self.clone(), self.clone());
+        self.start("delivery-delay", Box::new(move || service.run(&delay)))
+            .and_then(|()| self.start("delivery-checks", Box::new(move || CheckService::new(start).run(&checks))))
+            .inspect_err(|_| self.close())
     }
 
     fn start(&self, name: &'static str, body: Box<dyn FnOnce() + Send>) -> Result<(), OpenError> {
@@ -209,16 +248,7 @@ impl Delivery {
 
     fn tick_until_stopped(&self, start: Monotonic) {
         let (mut flushed, mut swept, mut sampled) = (start, start, start);
-        loop {
-            {
-                let mut stop = self.stop.requested.lock();
-                if !*stop {
-                    self.stop.changed.wait_for(&mut stop, TICK);
-                }
-                if *stop {
-                    return;
-                }
-            }
+        while self.pause(TICK) {
             let now = self.env.clock.monotonic();
             self.end_due_pulls();
             if now.since(flushed) >= self.options.offset_flush_interval {
@@ -232,6 +262,19 @@ impl Delivery {
             swept = self.sweep(now, swept);
             sampled = self.sample_rates(now, sampled);
         }
+    }
+
+    /// Sleeps; false when the threads have to end.
+    pub(crate) fn pause(&self, at_most: Duration) -> bool {
+        let mut stop = self.stop.requested.lock();
+        if !*stop {
+            self.stop.changed.wait_for(&mut stop, at_most);
+        }
+        !*stop
+    }
+
+    pub(crate) fn stopped(&self) -> bool {
+        *self.stop.requested.lock()
     }
 
     fn sweep(&self, now: Monotonic, swept: Monotonic) -> Monotonic {
@@ -255,6 +298,9 @@ impl Delivery {
             }
         }
         self.end_all_pulls();
+        if let Err(error) = self.transactions.note() {
+            tracing::warn!(%error, "the open transactions were not noted at the stop; the next start has more to read");
+        }
         let (sender, receiver) = std::sync::mpsc::sync_channel(1);
         self.offsets.flush(Box::new(move |result| {
             // The receiver is gone when this comes after its deadline.

@@ -1,4 +1,4 @@
-//! What happens to messages: topics, groups, offsets, locks, long polling, retry, dead letters, delay.
+//! What happens to messages: topics, groups, offsets, locks, long polling, retry, dead letters, delay, transactions.
 //!
 //! Nothing here knows a frame or a socket, and nothing is async: an operation that has to wait takes a callback, which is called exactly once. [`Delivery`] is
 //! the whole of it; [`ClientPush`] and [`SpawnWork`] are what it asks of the server.
@@ -21,6 +21,7 @@ pub mod reset;
 pub mod retry;
 pub mod send;
 pub mod topics;
+pub mod transaction;
 
 pub use clients::{ClientInfo, Clients, ConnectionId, ConsumeFromWhere, ConsumeType, ConsumerGroupView, ConsumerHeartbeat, MessageModel};
 pub use counters::{Counted, Counters};
@@ -36,3 +37,4 @@ pub use reset::{OffsetReset, ResetDone, ResetError, ResetTo};
 pub use retry::{SendBackDone, SendBackError, SendBackRequest};
 pub use send::{SendDone, SendError, SendReceipt, SendRequest};
 pub use topics::{TopicChange, TopicConfig, TopicError, Topics};
+pub use transaction::{CheckSent, EndDone, EndError, EndTransaction, TransactionCheck, Verdict};

@@ -113,7 +113,7 @@ fn bytes_of(change: &MetaChange) -> usize {
 }
 
 /// Cuts many changes into records of a handy size.
-fn pieces(changes: &[MetaChange]) -> Vec<&[MetaChange]> {
+pub(crate) fn pieces(changes: &[MetaChange]) -> Vec<&[MetaChange]> {
     let mut pieces = Vec::new();
     let (mut start, mut bytes) = (0, 0);
     for (i, change) in changes.iter().enumerate() {

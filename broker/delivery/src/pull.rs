@@ -384,6 +384,9 @@ mod tests {
     struct Nobody;
     impl ClientPush for Nobody {
         fn notify_consumer_ids_changed(&self, _: &Group, _: &[ConnectionId]) {}
+        fn check_transaction(&self, _: ConnectionId, _: &crate::TransactionCheck) -> crate::CheckSent {
+            crate::CheckSent::Gone
+        }
         fn turn_end(&self) {}
     }
 

@@ -3,13 +3,14 @@
 use crate::{
     Counters, Delivery,
     topics::{TopicConfig, TopicError, TopicState},
+    transaction::{HalfSend, TRANSACTION},
 };
 use bytes::Bytes;
 use sluice_protocol::{
     batch,
     message_id::OffsetMessageId,
     properties::{self, PROPERTIES_BYTES_MAX},
-    record::{CRC_PROPERTY_BYTES, RecordError, RecordFields},
+    record::{CRC_PROPERTY_BYTES, RecordError, RecordFields, sys_flag},
 };
 use sluice_store::{AppendError, Batch, Placed, Wait, queue_index::QueueRef};
 use sluice_types::{Group, QueueOffset, Topic};
@@ -54,14 +55,16 @@ pub struct SendRequest<'a> {
 /// Where a send's messages came to lie.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SendReceipt {
-    /// The queue in the topic the producer named, also for a delayed message.
+    /// The queue in the topic the producer named, also for a delayed message and a half message.
     pub queue_id: i32,
-    /// Queue offset of the first message, in the queue where it lies.
+    /// Queue offset of the first message, in the queue where it lies: for a half message the one that ends its transaction.
     pub first_queue_offset: QueueOffset,
     /// Each message's place.
     pub placed: Vec<Placed>,
     /// Offset message ids, separated by commas: the reply's `msgId`.
     pub message_ids: String,
+    /// Of a half message: its transaction's id, which is the unique key that the client gave it.
+    pub transaction_id: Option<String>,
 }
 
 /// Why a send was not acknowledged.
@@ -86,9 +89,9 @@ pub enum SendError {
     /// Body or properties too large, or unreadable (13).
     #[error("the message is illegal: {0}")]
     Illegal(String),
-    /// A transactional message (16): not served by this version.
-    #[error("transactional messages are not supported by this broker")]
-    Transaction,
+    /// As many transactions are open as may be (2).
+    #[error("{0} transactions are open, more are not taken; end some, or send to another broker (transaction.open_max)")]
+    TransactionsFull(usize),
     /// A timer message with an arbitrary delay (13): not served by this version.
     #[error("timer messages are not supported by this broker; use a delay level (property DELAY)")]
     Timer,
@@ -103,11 +106,18 @@ pub enum SendError {
     Store(AppendError),
 }
 
+/// A send that has passed its checks.
+struct Encoded {
+    batch: Batch,
+    /// The queue that the producer is told.
+    queue_id: i32,
+    wait: Wait,
+    half: Option<HalfSend>,
+}
+
 /// Called once with what became of a send.
 pub type SendDone = Box<dyn FnOnce(Result<SendReceipt, SendError>) + Send>;
 
-/// Marks a half message.
-const TRANSACTION: &str = "TRAN_MSG";
 /// Marks of a timer message.
 const TIMERS: [&str; 3] = ["TIMER_DELAY_SEC", "TIMER_DELAY_MS", "TIMER_DELIVER_MS"];
 /// Where a waiting message is to go.
@@ -128,7 +138,7 @@ impl Delivery {
     /// Takes a message, or a batch, towards the log. `done` is called once, perhaps before this returns.
     pub fn send(&self, request: SendRequest<'_>, done: SendDone) {
         let counters = self.counters.clone();
-        let (batch, queue_id, wait) = match self.encode(&request) {
+        let Encoded { batch, queue_id, wait, half } = match self.encode(&request) {
             Ok(encoded) => encoded,
             Err(error) => {
                 Counters::add(&counters.sends_failed, 1);
@@ -137,7 +147,8 @@ impl Delivery {
         };
         let store_host = self.options().store_host;
         let stored = move |result: Result<Vec<Placed>, AppendError>| {
-            let receipt = |placed| receipt(queue_id, store_host, placed);
+            let transaction_id = half.and_then(|half| half.stored(&result, &counters));
+            let receipt = |placed| SendReceipt { transaction_id, ..receipt(queue_id, store_host, placed) };
             match result {
                 Ok(placed) => {
                     Counters::add(&counters.messages_in, placed.len() as u64);
@@ -156,11 +167,15 @@ impl Delivery {
         self.store().submit(batch, wait, Box::new(stored));
     }
 
-    fn encode(&self, request: &SendRequest<'_>) -> Result<(Batch, i32, Wait), SendError> {
+    fn encode(&self, request: &SendRequest<'_>) -> Result<Encoded, SendError> {
         self.check_sizes(request)?;
         let marks = Marks::of(request.properties)?;
         let properties = marks.without_checksum(request.properties);
         let route = self.route(request)?;
+        // Clients before 4.6.1 leave the mark on a message that they give back.
+        if marks.transaction && !(request.reconsume_times > 0 && marks.delay.is_some()) {
+            return self.encode_half(request, &route, &properties);
+        }
         let delay = marks.delay.filter(|_| !route.dead);
         let mut batch = Batch::new();
         match (request.batch, delay) {
@@ -168,7 +183,32 @@ impl Delivery {
             (true, Some(_)) => return Err(SendError::Illegal("a batch cannot be delayed; send its messages one by one".to_owned())),
             (false, delay) => self.push_single(&mut batch, request, &route, &properties, delay)?,
         }
-        Ok((batch, route.queue_id as i32, if marks.early { Wait::Appended } else { Wait::Durable }))
+        Ok(Encoded { batch, queue_id: route.queue_id as i32, wait: if marks.early { Wait::Appended } else { Wait::Durable }, half: None })
+    }
+
+    /// A half message follows the log's own rule of durability, also without the producer waiting for it: its transaction may end the next moment.
+    fn encode_half(&self, request: &SendRequest<'_>, route: &Route, properties: &str) -> Result<Encoded, SendError> {
+        if request.batch {
+            return Err(SendError::Illegal("a batch cannot be a transaction; send its messages one by one".to_owned()));
+        }
+        let (half, own) = self.half_of(request.group, properties, &self.queue_of(route)?).map_err(SendError::Illegal)?;
+        let message = Message {
+            flag: request.flag,
+            sys_flag: request.sys_flag & !sys_flag::TRANSACTION_MASK,
+            born_timestamp: request.born_timestamp,
+            born_host: request.born_host,
+            reconsume_times: request.reconsume_times,
+            body: &request.body,
+            properties: own.into(),
+        };
+        let mut batch = Batch::new();
+        self.push(&mut batch, self.transactions.half_queue(), &message).map_err(illegal)?;
+        self.check_half_bytes(batch.bytes()).map_err(SendError::Illegal)?;
+        let Some(ticket) = self.transactions.reserve() else {
+            Counters::add(&self.counters().transactions_refused, 1);
+            return Err(SendError::TransactionsFull(self.options().transactions_open_max));
+        };
+        Ok(Encoded { batch, queue_id: route.queue_id as i32, wait: Wait::Durable, half: Some(half.with(ticket)) })
     }
 
     fn check_sizes(&self, request: &SendRequest<'_>) -> Result<(), SendError> {
@@ -244,7 +284,11 @@ impl Delivery {
         let queue = self.queue_of(route)?;
         for inner in batch::decode(&request.body, BATCH_MESSAGES_MAX) {
             let inner = inner.map_err(|error| SendError::Illegal(error.to_string()))?;
-            let properties = Marks::of(inner.properties)?.without_checksum(inner.properties);
+            let marks = Marks::of(inner.properties)?;
+            if marks.transaction {
+                return Err(SendError::Illegal("a batch cannot hold half messages; send them one by one".to_owned()));
+            }
+            let properties = marks.without_checksum(inner.properties);
             let message = Message {
                 flag: inner.flag,
                 sys_flag: request.sys_flag,
@@ -322,6 +366,8 @@ struct Marks {
     early: bool,
     /// A checksum is there, from a message that a client has received and sends again.
     checksum: bool,
+    /// It is a half message.
+    transaction: bool,
 }
 
 impl Marks {
@@ -332,7 +378,7 @@ impl Marks {
                 properties::DELAY_LEVEL => marks.delay = value.parse().ok().filter(|level| *level > 0),
                 properties::WAIT => marks.early = value == "false",
                 properties::CRC32 => marks.checksum = true,
-                TRANSACTION if value.eq_ignore_ascii_case("true") => return Err(SendError::Transaction),
+                TRANSACTION => marks.transaction = value.eq_ignore_ascii_case("true"),
                 _ if TIMERS.contains(&name) => return Err(SendError::Timer),
                 _ => {}
             }
@@ -358,5 +404,5 @@ fn receipt(queue_id: i32, store_host: SocketAddr, placed: Vec<Placed>) -> SendRe
         }
         OffsetMessageId { store_host, log_offset: place.log_offset.to_wire() }.encode_to(&mut message_ids);
     }
-    SendReceipt { queue_id, first_queue_offset: placed.first().map(|p| p.queue_offset).unwrap_or_default(), placed, message_ids }
+    SendReceipt { queue_id, first_queue_offset: placed.first().map(|p| p.queue_offset).unwrap_or_default(), placed, message_ids, transaction_id: None }
 }

@@ -1,6 +1,9 @@
 //! Topics: their configuration, made on demand or by an administrator, kept in the log.
 
-use crate::meta::{DataVersion, MetaDone, MetaWriter, in_log};
+use crate::{
+    meta::{DataVersion, MetaDone, MetaWriter, in_log},
+    transaction::{GIVEN_UP_TOPIC, HALF_TOPIC, OP_TOPIC},
+};
 use ahash::AHashMap;
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
@@ -142,9 +145,9 @@ pub type TopicDone = Box<dyn FnOnce(Result<(), TopicError>) + Send>;
 /// System topics: name, queues, permission. They are always there and not kept in the log.
 const SYSTEM_TOPICS: [(&str, u32, u32); 9] = [
     (SCHEDULE_TOPIC, 18, perm::READ | perm::WRITE),
-    ("RMQ_SYS_TRANS_HALF_TOPIC", 1, perm::READ | perm::WRITE),
-    ("RMQ_SYS_TRANS_OP_HALF_TOPIC", 1, perm::READ | perm::WRITE),
-    ("TRANS_CHECK_MAX_TIME_TOPIC", 1, perm::READ | perm::WRITE),
+    (HALF_TOPIC, 1, perm::READ | perm::WRITE),
+    (OP_TOPIC, 1, perm::READ | perm::WRITE),
+    (GIVEN_UP_TOPIC, 1, perm::READ | perm::WRITE),
     ("RMQ_SYS_TRACE_TOPIC", 1, perm::READ | perm::WRITE),
     ("SELF_TEST_TOPIC", 1, perm::READ | perm::WRITE),
     ("BenchmarkTest", 1024, perm::READ | perm::WRITE),
@@ -153,8 +156,7 @@ const SYSTEM_TOPICS: [(&str, u32, u32); 9] = [
 ];
 
 /// System topics that clients may not write.
-const NOT_FOR_CLIENTS: [&str; 6] =
-    [SCHEDULE_TOPIC, "RMQ_SYS_TRANS_HALF_TOPIC", "RMQ_SYS_TRANS_OP_HALF_TOPIC", "TRANS_CHECK_MAX_TIME_TOPIC", "SELF_TEST_TOPIC", "OFFSET_MOVED_EVENT"];
+const NOT_FOR_CLIENTS: [&str; 6] = [SCHEDULE_TOPIC, HALF_TOPIC, OP_TOPIC, GIVEN_UP_TOPIC, "SELF_TEST_TOPIC", "OFFSET_MOVED_EVENT"];
 
 /// Whether a topic is the broker's own.
 #[must_use]

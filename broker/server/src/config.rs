@@ -133,6 +133,19 @@ pub struct MessagesConfig {
     pub bytes_max: usize,
 }
 
+/// Rules for transactions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TransactionConfig {
+    /// From a half message to the first check.
+    pub timeout: Duration,
+    /// From one check to the next.
+    pub check_interval: Duration,
+    /// Checks before it is given up.
+    pub check_max: u32,
+    /// Most open at once.
+    pub open_max: usize,
+}
+
 /// Bounds on what clients may hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LimitsConfig {
@@ -186,6 +199,8 @@ pub struct Config {
     pub topics: TopicsConfig,
     /// Messages.
     pub messages: MessagesConfig,
+    /// Transactions.
+    pub transaction: TransactionConfig,
     /// Bounds.
     pub limits: LimitsConfig,
     /// Logging.
@@ -213,6 +228,7 @@ impl Config {
             storage: StorageConfig::default(),
             topics: TopicsConfig::default(),
             messages: MessagesConfig::default(),
+            transaction: TransactionConfig::default(),
             limits: LimitsConfig::default(),
             log: LogConfig::default(),
             shutdown_deadline: Duration::ZERO,

@@ -170,6 +170,7 @@ impl BrokerProcessor {
     fn handle(&self, code: RequestCode, request: &Request<'_>, reply: Reply) {
         let outcome: Outcome = match code {
             Code::SendMessage | Code::SendMessageV2 | Code::SendBatchMessage => return self.send(code, request, reply),
+            Code::EndTransaction => return self.end_transaction(request, reply),
             Code::ConsumerSendMsgBack => return self.send_back(request, reply),
             Code::PullMessage | Code::LitePullMessage => return self.pull(request, reply),
 
@@ -217,8 +218,7 @@ impl BrokerProcessor {
             Code::UpdateBrokerConfig => Err(Failure::not_allowed("the broker's configuration is read at its start; change it there and restart")),
 
             // Not served by this version, or not asked of a broker at all.
-            Code::EndTransaction
-            | Code::CheckTransactionState
+            Code::CheckTransactionState
             | Code::NotifyConsumerIdsChanged
             | Code::UpdateAndCreateTopicList
             | Code::GetBrokerConfig

@@ -140,13 +140,15 @@ pub enum MetaTable {
     Store = 5,
     /// Key-value configuration of the name server.
     KvConfig = 6,
+    /// Which half messages wait for the end of their transaction, and how far that has been noted.
+    Transactions = 7,
 }
 
 impl MetaTable {
     /// The table with that number.
     #[must_use]
     pub fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Topics, Self::Groups, Self::Offsets, Self::Delay, Self::Store, Self::KvConfig].into_iter().find(|t| *t as u8 == byte)
+        [Self::Topics, Self::Groups, Self::Offsets, Self::Delay, Self::Store, Self::KvConfig, Self::Transactions].into_iter().find(|t| *t as u8 == byte)
     }
 }
 

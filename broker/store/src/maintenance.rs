@@ -198,10 +198,11 @@ impl Shared {
         let flushed = self.log.marks.flushed().0;
         let oldest_kept = self.env.clock.wall().0 - i64::try_from(self.options.retention_age.as_millis()).unwrap_or(i64::MAX);
         let end = self.log.marks.appended().0;
+        let held_from = if self.disk_full.lock().is_some() { u64::MAX } else { self.held_from.load(Ordering::SeqCst) };
         let mut min = None;
         for pair in segments.windows(2) {
             let next = &pair[1];
-            if next.base > flushed {
+            if next.base > flushed.min(held_from) {
                 break;
             }
             // Times never go back in the log: the next segment's first record is younger than everything here.

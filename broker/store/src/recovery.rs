@@ -85,6 +85,8 @@ pub(crate) struct Recovered {
     pub(crate) meta: Meta,
     pub(crate) flush_mark: FlushMark,
     pub(crate) newest_ms: i64,
+    /// Where the last record begins, if it lies behind the checkpoint.
+    pub(crate) last_record: Option<u64>,
     pub(crate) checkpointed: u64,
     pub(crate) identity: u128,
     pub(crate) lock: Box<dyn Send + Sync>,
@@ -107,16 +109,17 @@ pub(crate) fn open(env: &Env, options: &StoreOptions, progress: &RecoveryProgres
     let base = Base::load(disk)?;
     let segments = segments(disk, segment_bytes, base.min)?;
     let newest_ms = base.newest_ms;
-    let mut scan = Scan { disk, progress, base, segments, marked, newest_ms, end: 0 };
+    let mut scan = Scan { disk, progress, base, segments, marked, newest_ms, last_record: None, end: 0 };
     scan.run()?;
     scan.refuse_damage(options)?;
     scan.cut()?;
     scan.trim();
     let prewritten = if options.flush == crate::FlushMode::Sync { PREWRITTEN_BYTES } else { 0 };
-    let Scan { base, segments, newest_ms, end, .. } = scan;
+    let Scan { base, segments, newest_ms, last_record, end, .. } = scan;
     let log = CommitLog::new(disk.clone(), segment_bytes, prewritten, segments, end);
     flush_mark.note(end);
-    Ok(Recovered { log, queues: base.queues, keys: base.keys, meta: base.meta, flush_mark, newest_ms, checkpointed: base.checkpointed, identity, lock })
+    let Base { queues, keys, meta, checkpointed, .. } = base;
+    Ok(Recovered { log, queues, keys, meta, flush_mark, newest_ms, last_record, checkpointed, identity, lock })
 }
 
 /// Identity and segment size, fixed when the directory is made: magic 8 · id 16 · segment bytes 8 · CRC-32 4.
@@ -265,6 +268,7 @@ struct Scan<'a> {
     segments: Vec<Arc<Segment>>,
     marked: u64,
     newest_ms: i64,
+    last_record: Option<u64>,
     /// Where the log ends: the first place without a whole record.
     end: u64,
 }
@@ -311,6 +315,7 @@ impl Scan<'_> {
                     let offset = from + at as u64;
                     let Some(view) = whole(&bytes[at..], offset) else { return Ok(offset) };
                     self.dispatch(&view, offset)?;
+                    self.last_record = Some(offset);
                     at += view.bytes().len();
                     self.progress.read.store(offset + view.bytes().len() as u64 - self.base.dispatched, Relaxed);
                 }

@@ -15,7 +15,11 @@ use parking_lot::Mutex;
 use sluice_env::{Env, JoinHandle};
 use sluice_types::{CommitLogOffset, QueueId, QueueOffset, Topic};
 use std::{
-    sync::{Arc, OnceLock, atomic::Ordering, mpsc},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
     time::Duration,
 };
 
@@ -110,6 +114,9 @@ pub(crate) struct Shared {
     pub(crate) meta: Mutex<Meta>,
     pub(crate) disk_full: Mutex<Option<String>>,
     pub(crate) maintenance: Maintenance,
+    /// Retention leaves what lies at or above it; all ones: nothing is held.
+    pub(crate) held_from: AtomicU64,
+    last_recovered: Option<CommitLogOffset>,
     hooks: OnceLock<Hooks>,
     /// The directory's lock, held as long as anything of the store lives.
     _lock: Box<dyn Send + Sync>,
@@ -147,6 +154,8 @@ impl Store {
             meta: Mutex::new(recovered.meta),
             disk_full: Mutex::new(None),
             maintenance: Maintenance::new(recovered.checkpointed),
+            held_from: AtomicU64::new(u64::MAX),
+            last_recovered: recovered.last_record.map(CommitLogOffset),
             hooks: OnceLock::new(),
             _lock: recovered.lock,
         });
@@ -173,6 +182,24 @@ impl Store {
     #[must_use]
     pub fn identity(&self) -> u128 {
         self.identity
+    }
+
+    /// The last record that recovery found behind the checkpoint: the only one whose batch a crash may have cut short. `None` when there was nothing behind it.
+    #[must_use]
+    pub fn last_recovered(&self) -> Option<CommitLogOffset> {
+        self.shared.last_recovered
+    }
+
+    /// Most bytes that one batch may have.
+    #[must_use]
+    pub fn batch_bytes_max(&self) -> usize {
+        usize::try_from(self.shared.log.segment_bytes / 2).unwrap_or(usize::MAX)
+    }
+
+    /// Keeps retention from removing what lies at `from` or above; `None` holds nothing. On a full disk retention goes on all the same: one who must free space can
+    /// do no other thing.
+    pub fn hold_retention(&self, from: Option<CommitLogOffset>) {
+        self.shared.held_from.store(from.map_or(u64::MAX, |offset| offset.0), Ordering::SeqCst);
     }
 
     /// Sets what the store calls. Once, before traffic.

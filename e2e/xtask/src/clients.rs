@@ -22,6 +22,8 @@ use std::{
 
 /// Longest time for the Java programs to say what there is.
 const LISTING: Duration = Duration::from_secs(60);
+/// Checks of transactions that come sooner than by default, so that a run is short. The peer has its own in its configuration.
+const SOONER: [&str; 4] = ["--transaction-timeout", "2s", "--transaction-check-interval", "2s"];
 
 /// What to run against what.
 #[derive(Args)]
@@ -110,7 +112,7 @@ fn against_sluice(arguments: &Arguments, chosen: &Chosen<'_>, folder: &Path) -> 
 }
 
 fn together(arguments: &Arguments, chosen: &Chosen<'_>, binary: &Path, folder: &Path) -> Result<()> {
-    let site = sluice::Site::new(binary, &folder.join("data"), &folder.join("sluice.log"), &[])?;
+    let site = sluice::Site::new(binary, &folder.join("data"), &folder.join("sluice.log"), &SOONER)?;
     let mut running = site.start()?;
     scenarios(arguments, chosen, &site.namesrv(), folder)?;
     sluice::stop(&mut running)

@@ -62,12 +62,14 @@ pub(crate) fn start_broker(folder: &Path, namesrv: &str, sync_flush: bool) -> Re
     let store = folder.join("store");
     let conf = folder.join("broker.conf");
     let flush = if sync_flush { "SYNC_FLUSH" } else { "ASYNC_FLUSH" };
+    // The checks of transactions come sooner than by default, but not before the peer has noted the end of one, which it does each 3 s.
     write(
         &conf,
         &format!(
             "brokerClusterName=Peer\nbrokerName=peer-a\nbrokerId=0\nnamesrvAddr={namesrv}\nbrokerIP1=127.0.0.1\nbrokerIP2=127.0.0.1\n\
              listenPort={port}\nhaListenPort={}\nstorePathRootDir={store}\nstorePathCommitLog={store}/commitlog\nflushDiskType={flush}\n\
-             brokerRole=ASYNC_MASTER\nautoCreateTopicEnable=true\nenablePropertyFilter=true\ndiskMaxUsedSpaceRatio=95\n",
+             brokerRole=ASYNC_MASTER\nautoCreateTopicEnable=true\nenablePropertyFilter=true\ndiskMaxUsedSpaceRatio=95\n\
+             transactionTimeOut=5000\ntransactionCheckInterval=5000\n",
             port + 1,
             store = store.display(),
         ),

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use parking_lot::Mutex;
 use sluice_delivery::{
-    ClientInfo, ClientPush, ConnectionId, ConsumeFromWhere, ConsumeType, ConsumerHeartbeat, Delivery, DeliveryOptions, MessageModel, PullReply, PullRequest,
-    SendError, SendReceipt, SendRequest, Subscription,
+    CheckSent, ClientInfo, ClientPush, ConnectionId, ConsumeFromWhere, ConsumeType, ConsumerHeartbeat, Delivery, DeliveryOptions, EndError, EndTransaction,
+    MessageModel, PullReply, PullRequest, SendError, SendReceipt, SendRequest, Subscription, TransactionCheck, Verdict,
 };
 use sluice_env::sim::{self, SimClock, SimDisk};
 use sluice_protocol::{Language, record::RecordView};
@@ -22,11 +22,22 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Default)]
 pub(crate) struct Pushes {
     pub(crate) notified: Mutex<Vec<(Group, Vec<ConnectionId>)>>,
+    /// Questions about transactions, by whom they reached.
+    pub(crate) checks: Mutex<Vec<(ConnectionId, TransactionCheck)>>,
+    /// Connections that cannot be asked, and why.
+    pub(crate) deaf: Mutex<Vec<(ConnectionId, CheckSent)>>,
 }
 
 impl ClientPush for Pushes {
     fn notify_consumer_ids_changed(&self, group: &Group, connections: &[ConnectionId]) {
         self.notified.lock().push((group.clone(), connections.to_vec()));
+    }
+    fn check_transaction(&self, connection: ConnectionId, check: &TransactionCheck) -> CheckSent {
+        if let Some((_, why)) = self.deaf.lock().iter().find(|(deaf, _)| *deaf == connection) {
+            return *why;
+        }
+        self.checks.lock().push((connection, check.clone()));
+        CheckSent::Sent
     }
     fn turn_end(&self) {}
 }
@@ -70,7 +81,7 @@ impl Bench {
         Self::open_with(disk, clock, StoreOptions { segment_bytes: 1 << 20, flush: FlushMode::Sync, ..StoreOptions::default() }, |_| ())
     }
 
-    fn open_with(disk: SimDisk, clock: SimClock, store: StoreOptions, change: impl FnOnce(&mut DeliveryOptions)) -> Self {
+    pub(crate) fn open_with(disk: SimDisk, clock: SimClock, store: StoreOptions, change: impl FnOnce(&mut DeliveryOptions)) -> Self {
         let env = sim::env_over(7, &disk, &clock);
         let store = Store::open(env.clone(), store).expect("opens");
         let push = Arc::new(Pushes::default());
@@ -83,18 +94,34 @@ impl Bench {
 
     /// Stops in order and starts anew.
     pub(crate) fn restart(self) -> Self {
+        self.restart_with(|_| ())
+    }
+
+    pub(crate) fn restart_with(self, change: impl FnOnce(&mut DeliveryOptions)) -> Self {
         self.delivery.close();
         self.store.close();
         let Self { disk, clock, store, delivery, .. } = self;
         drop(delivery);
         drop(store);
-        Self::open(disk, clock, |_| ())
+        Self::open(disk, clock, change)
     }
 
     pub(crate) fn send(&self, request: SendRequest<'_>) -> Result<SendReceipt, SendError> {
         let (sender, receiver) = mpsc::channel();
         self.delivery.send(request, Box::new(move |result| sender.send(result).expect("somebody waits")));
         receiver.recv_timeout(PATIENCE).expect("a send is answered")
+    }
+
+    /// Ends a transaction as the producer of that half message would.
+    pub(crate) fn end(&self, half: &SendReceipt, verdict: Verdict) -> Result<(), EndError> {
+        let (queue_offset, log_offset) = (half.first_queue_offset.to_wire(), half.placed[0].log_offset.to_wire());
+        self.end_as(EndTransaction { group: "producers", queue_offset, log_offset, verdict })
+    }
+
+    pub(crate) fn end_as(&self, request: EndTransaction<'_>) -> Result<(), EndError> {
+        let (sender, receiver) = mpsc::channel();
+        self.delivery.end_transaction(request, Box::new(move |result| sender.send(result).expect("somebody waits")));
+        receiver.recv_timeout(PATIENCE).expect("the end of a transaction is answered")
     }
 
     pub(crate) fn pull_later(&self, request: PullRequest) -> mpsc::Receiver<PullReply> {

@@ -8,3 +8,5 @@ mod groups;
 mod pulling;
 mod resetting;
 mod sending;
+mod transactions;
+mod transactions_crashing;

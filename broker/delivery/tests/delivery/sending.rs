@@ -37,8 +37,6 @@ fn what_may_not_be_sent_is_refused_by_its_own_reason() {
     bench.send(message("orders", "x")).expect("stored");
     let wrong = bench.send(SendRequest { queue_id: 4, ..message("orders", "x") });
     assert!(matches!(wrong, Err(SendError::QueueId { queues: 4, queue_id: 4, .. })), "{wrong:?}");
-    let half = bench.send(SendRequest { properties: "TRAN_MSG\u{1}true\u{2}", ..message("orders", "x") });
-    assert_eq!(half, Err(SendError::Transaction));
     let system = bench.send(message("SCHEDULE_TOPIC_XXXX", "x"));
     assert!(matches!(system, Err(SendError::Topic(TopicError::Reserved(_)))), "{system:?}");
     let (sender, receiver) = mpsc::channel();

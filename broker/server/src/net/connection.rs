@@ -176,7 +176,7 @@ impl Connection {
         }
     }
 
-    pub(super) fn outbox_bytes(&self) -> usize {
+    pub(crate) fn outbox_bytes(&self) -> usize {
         self.outbox.lock().bytes()
     }
 

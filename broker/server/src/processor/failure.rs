@@ -4,7 +4,7 @@
 //! code the application gets the failure at once. So what another broker may do better has one of those, and what is wrong everywhere has not.
 
 use bytes::Bytes;
-use sluice_delivery::{FilterError, GroupError, OffsetError, PullError, QueryError, ResetError, SendBackError, SendError, TopicError};
+use sluice_delivery::{EndError, FilterError, GroupError, OffsetError, PullError, QueryError, ResetError, SendBackError, SendError, TopicError};
 use sluice_protocol::{ExtFields, HeaderError, ResponseCode, TypedHeader, body, message_id::MessageIdError};
 use sluice_store::{AppendError, ReadError};
 use sluice_types::NameError;
@@ -140,13 +140,26 @@ const fn read_code(error: &ReadError) -> ResponseCode {
 const fn send_code(error: &SendError) -> ResponseCode {
     match error {
         SendError::Topic(error) => topic_code(error),
-        SendError::NoPermission(_) | SendError::Transaction => ResponseCode::NoPermission,
+        SendError::NoPermission(_) => ResponseCode::NoPermission,
+        // Another broker may have fewer, and this one after a moment.
+        SendError::TransactionsFull(_) => ResponseCode::SystemBusy,
         // As upstream: another broker has other queues.
         SendError::QueueId { .. } => ResponseCode::SystemError,
         SendError::Illegal(_) | SendError::Timer => ResponseCode::MessageIllegal,
         SendError::GroupNotFound(_) => ResponseCode::SubscriptionGroupNotExist,
         SendError::FlushTimeout(_) => ResponseCode::FlushDiskTimeout,
         SendError::Store(error) => append_code(error),
+    }
+}
+
+/// As upstream; no official client waits for the answer.
+const fn end_code(error: &EndError) -> ResponseCode {
+    match error {
+        EndError::NotHalf(_) | EndError::Read(_) | EndError::Group { .. } | EndError::QueueOffset { .. } | EndError::Ended(_) | EndError::UnderWay(_) => {
+            ResponseCode::SystemError
+        }
+        EndError::Illegal(_) => ResponseCode::MessageIllegal,
+        EndError::Store(error) => append_code(error),
     }
 }
 
@@ -219,6 +232,7 @@ failures! {
     FilterError => filter_code,
     ReadError => read_code,
     SendError => send_code,
+    EndError => end_code,
     SendBackError => send_back_code,
     PullError => pull_code,
     OffsetError => offset_code,

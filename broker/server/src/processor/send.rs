@@ -1,10 +1,13 @@
-//! Sending, sending back, pulling: requests whose answer comes later.
+//! Sending, ending transactions, sending back, pulling: requests whose answer comes later.
 
 use super::{Answer, BrokerProcessor, Code, Failure, Outcome, Reply, Request};
-use sluice_delivery::{PullError, PullOutcome, PullReply, PullRequest, PullStatus, SendBackRequest, SendError, SendReceipt, SendRequest, Subscription};
+use sluice_delivery::{
+    EndTransaction, PullError, PullOutcome, PullReply, PullRequest, PullStatus, SendBackRequest, SendError, SendReceipt, SendRequest, Subscription, Verdict,
+};
 use sluice_protocol::{
     RequestCode, ResponseCode, TypedHeader,
-    headers::{ConsumerSendMsgBackRequest, PullMessageRequest, PullMessageResponse, SendMessageRequest, SendMessageResponse, pull_flag},
+    headers::{ConsumerSendMsgBackRequest, EndTransactionRequest, PullMessageRequest, PullMessageResponse, SendMessageRequest, SendMessageResponse, pull_flag},
+    record::sys_flag,
 };
 use sluice_types::{Group, Topic};
 use std::{sync::Arc, time::Duration};
@@ -45,6 +48,19 @@ impl BrokerProcessor {
         self.delivery.send(send, Box::new(move |result| reply.outcome(sent(result))));
     }
 
+    pub(super) fn end_transaction(&self, request: &Request<'_>, reply: Reply) {
+        let header: EndTransactionRequest = match request.fields() {
+            Ok(header) => header,
+            Err(failure) => return reply.outcome(Err(failure)),
+        };
+        let Some(verdict) = verdict(header.commit_or_rollback) else {
+            let failure = Failure::invalid(format!("{} is no end of a transaction; 8 is commit, 12 roll back, 0 not known", header.commit_or_rollback));
+            return reply.outcome(Err(failure));
+        };
+        let end = EndTransaction { group: &header.producer_group, queue_offset: header.tran_state_table_offset, log_offset: header.commit_log_offset, verdict };
+        self.delivery.end_transaction(end, Box::new(move |result| reply.outcome(result.map(|()| Answer::success()).map_err(Failure::from))));
+    }
+
     pub(super) fn send_back(&self, request: &Request<'_>, reply: Reply) {
         match send_back_request(request) {
             Ok(back) => self.delivery.send_back(back, Box::new(move |result| reply.outcome(result.map(|()| Answer::success()).map_err(Failure::from)))),
@@ -57,6 +73,15 @@ impl BrokerProcessor {
             Ok(pull) => self.delivery.pull(pull, Box::new(move |result| reply.outcome(pulled(result)))),
             Err(failure) => reply.outcome(Err(failure)),
         }
+    }
+}
+
+fn verdict(commit_or_rollback: i32) -> Option<Verdict> {
+    match commit_or_rollback {
+        sys_flag::TRANSACTION_COMMIT => Some(Verdict::Commit),
+        sys_flag::TRANSACTION_ROLLBACK => Some(Verdict::Rollback),
+        0 => Some(Verdict::Unknown),
+        _ => None,
     }
 }
 
@@ -79,6 +104,7 @@ fn receipt_answer(code: ResponseCode, remark: Option<String>, receipt: SendRecei
         msg_id: receipt.message_ids.into(),
         queue_id: receipt.queue_id,
         queue_offset: receipt.first_queue_offset.to_wire(),
+        transaction_id: receipt.transaction_id.map(Into::into),
         ..SendMessageResponse::default()
     };
     let mut ext = fields.encode();

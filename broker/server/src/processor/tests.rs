@@ -10,9 +10,9 @@ use sluice_protocol::{
     ExtFields, FrameLimits, ResponseCode, Step, TypedHeader, WireStr,
     body::{self, HeartbeatData, KvTable, TopicRouteData},
     headers::{
-        CreateTopicRequest, DeleteTopicRequest, GetConsumeStatsRequest, GetConsumerListByGroupRequest, GetRouteInfoRequest, GetTopicStatsInfoRequest,
-        KvConfigRequest, PullMessageRequest, PullMessageResponse, PutKvConfigRequest, QueryConsumerOffsetRequest, RegisterBrokerRequest, ResetOffsetRequest, SendMessageRequest,
-        SendMessageResponse, UpdateConsumerOffsetRequest, pull_flag,
+        CheckTransactionStateRequest, CreateTopicRequest, DeleteTopicRequest, EndTransactionRequest, GetConsumeStatsRequest, GetConsumerListByGroupRequest,
+        GetRouteInfoRequest, GetTopicStatsInfoRequest, KvConfigRequest, PullMessageRequest, PullMessageResponse, PutKvConfigRequest,
+        QueryConsumerOffsetRequest, RegisterBrokerRequest, ResetOffsetRequest, SendMessageRequest, SendMessageResponse, UpdateConsumerOffsetRequest, pull_flag,
     },
     next_frame,
     record::RecordView,
@@ -37,6 +37,10 @@ struct World {
 impl World {
     /// Both roles behind one port, on a real directory.
     async fn start() -> Self {
+        Self::with(|_| ()).await
+    }
+
+    async fn with(change: impl FnOnce(&mut DeliveryOptions)) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let env = sluice_env::real::env(dir.path()).expect("a directory");
         let options = StoreOptions { segment_bytes: 4 << 20, ..StoreOptions::default() };
@@ -46,7 +50,9 @@ impl World {
         let spawn: sluice_delivery::SpawnWork = Arc::new(|work| drop(std::thread::spawn(work)));
         let table = Arc::new(RouteTable::new(env.clock.clone()));
         let pushes = Arc::new(Pushes::new(Arc::clone(&net)));
-        let delivery = Delivery::open(Arc::clone(&store), env, DeliveryOptions::new(host), pushes, spawn).expect("opens");
+        let mut options = DeliveryOptions::new(host);
+        change(&mut options);
+        let delivery = Delivery::open(Arc::clone(&store), env, options, pushes, spawn).expect("opens");
         let local = LocalBroker { cluster: "c".into(), name: "b".into(), id: 0, address: host.to_string() };
         delivery.topics().set_listener(local.listener(Arc::clone(&table)));
         local.register(&table, &delivery).expect("first");
@@ -593,4 +599,56 @@ async fn a_reset_of_one_queue_and_what_is_refused() {
         assert!(remark.contains(words), "{remark}");
     }
     assert!(world.delivery.groups().get("h").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_is_asked_over_its_connection_and_its_oneway_commit_makes_the_message_visible() {
+    let world = World::with(|options| options.transaction_timeout = Duration::from_millis(100)).await;
+    let mut producer = world.connect().await;
+    producer.must(Code::HeartBeat, ExtFields::new(), br#"{"clientID":"one","producerDataSet":[{"groupName":"p"}]}"#).await;
+    let half = SendMessageRequest { properties: "TRAN_MSG\u{1}true\u{2}PGROUP\u{1}p\u{2}UNIQ_KEY\u{1}id-1\u{2}".into(), sys_flag: 4, ..send("t") };
+    let answer = producer.must(Code::SendMessageV2, half.encode_v2(), b"half").await;
+    let sent = SendMessageResponse::decode(&answer.header.ext).expect("all fields");
+    assert_eq!((sent.queue_id, sent.queue_offset, sent.transaction_id.as_deref()), (0, 0, Some("id-1")));
+
+    let question = producer.read().await;
+    assert_eq!((question.header.request_code(), question.header.is_oneway()), (Some(Code::CheckTransactionState), true));
+    let check = CheckTransactionStateRequest::decode(&question.header.ext).expect("all fields");
+    assert_eq!((check.topic.as_deref(), check.msg_id.as_deref(), check.transaction_id.as_deref()), (Some("t"), Some("id-1"), Some("id-1")));
+    assert_eq!((check.tran_state_table_offset, check.offset_msg_id.as_deref()), (0, Some(&*sent.msg_id)));
+    let record = RecordView::checked(&question.body).expect("a record");
+    assert_eq!((record.topic(), record.body()), ("t", &b"half"[..]));
+
+    let end = |commit_or_rollback| EndTransactionRequest {
+        producer_group: "p".into(),
+        tran_state_table_offset: check.tran_state_table_offset,
+        commit_log_offset: check.commit_log_offset,
+        commit_or_rollback,
+        from_transaction_check: true,
+        msg_id: "id-1".into(),
+        ..EndTransactionRequest::default()
+    };
+    producer.must(Code::EndTransaction, end(0).encode(), b"").await;
+    assert_eq!(producer.call(Code::EndTransaction, end(5).encode(), b"").await.header.response_code(), Some(ResponseCode::InvalidParameter));
+    let mut header = Header::request(Code::EndTransaction, 99, end(8).encode());
+    header.mark_oneway();
+    producer.write(header, b"").await;
+    // The next answer is that of the next request: a second commit.
+    let answer = producer.call(Code::EndTransaction, end(8).encode(), b"").await;
+    assert_eq!(answer.header.response_code(), Some(ResponseCode::SystemError));
+    assert!(answer.header.remark.expect("a reason").contains("has ended before"));
+    let pulled = producer.must(Code::PullMessage, pull(0, 0), b"").await;
+    let record = RecordView::checked(&pulled.body).expect("a record");
+    assert_eq!((record.body(), record.bytes().len()), (&b"half"[..], pulled.body.len()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_open_transactions_than_allowed_are_refused_so_that_clients_try_another_broker() {
+    let world = World::with(|options| options.transactions_open_max = 1).await;
+    let mut producer = world.connect().await;
+    let half = SendMessageRequest { properties: "TRAN_MSG\u{1}true\u{2}".into(), ..send("t") };
+    producer.must(Code::SendMessageV2, half.encode_v2(), b"1").await;
+    let answer = producer.call(Code::SendMessageV2, half.encode_v2(), b"2").await;
+    assert_eq!(answer.header.response_code(), Some(ResponseCode::SystemBusy));
+    assert!(answer.header.remark.expect("a reason").contains("transaction.open_max"));
 }

@@ -114,6 +114,12 @@ fn delivery_options(config: &Config, advertised: SocketAddr) -> DeliveryOptions 
         default_topic_queues: config.topics.queue_count,
         message_bytes_max: config.messages.bytes_max,
         held_pulls_max: config.limits.held_pulls_max,
+        transaction_timeout: config.transaction.timeout,
+        transaction_check_interval: config.transaction.check_interval,
+        transaction_check_max: config.transaction.check_max,
+        // Longer, and the log would be kept for longer than it is meant to be.
+        transaction_immunity_max: config.storage.retention_age,
+        transactions_open_max: config.transaction.open_max,
         ..DeliveryOptions::new(advertised)
     }
 }

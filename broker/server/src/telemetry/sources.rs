@@ -39,6 +39,9 @@ pub fn delivery_samples(delivery: &Delivery, samples: &mut Samples) {
         samples.counter(&name, counted.meaning, &[], counted.value as f64);
     }
     samples.gauge("sluice_held_pulls", "Pulls that wait for a message.", &[], delivery.held_pulls() as f64);
+    samples.gauge("sluice_open_transactions", "Half messages whose transaction has not ended.", &[], delivery.open_transactions() as f64);
+    let oldest = delivery.oldest_transaction_age().map_or(0.0, |age| age.as_secs_f64());
+    samples.gauge("sluice_oldest_open_transaction_seconds", "Age of the oldest half message whose transaction has not ended; 0 without one.", &[], oldest);
     let lag = delivery.lag();
     let left_out = "Groups' topics whose age, or lag too, is not in this scrape, for it would have taken too many reads; they come first in the next.";
     samples.gauge("sluice_group_lag_left_out", left_out, &[], lag.left_out as f64);

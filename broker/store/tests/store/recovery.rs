@@ -293,3 +293,36 @@ fn a_second_store_on_the_same_directory_is_refused() {
     let second = sluice_store::Store::open(world.env.clone(), world.options.clone());
     assert!(matches!(second, Err(sluice_store::OpenError::Locked(_))));
 }
+
+#[test]
+fn retention_stops_at_what_is_held_and_goes_on_when_it_is_let_go() {
+    let world = World::new(3, StoreOptions { retention_bytes: Some(SEGMENT_BYTES), ..sync_options() });
+    let store = world.open();
+    let place = |_| append(&store, "orders", 0, &[1; 30_000], "", Wait::Durable).expect("acknowledged").log_offset;
+    let places: Vec<_> = (0..60).map(place).collect();
+    store.hold_retention(Some(places[20]));
+    store.retain_now().expect("retention");
+    assert_eq!(store.status().min.0, places[20].0 / SEGMENT_BYTES * SEGMENT_BYTES);
+    assert!(store.record_at(places[20]).is_ok());
+    store.hold_retention(None);
+    store.retain_now().expect("retention");
+    assert!(store.status().min > places[20]);
+}
+
+/// A batch cut short ends the log: whoever wrote it must learn what of it is there.
+#[test]
+fn recovery_tells_the_last_record_behind_the_checkpoint_and_none_when_there_is_nothing() {
+    let mut world = World::new(4, never_flushing());
+    let store = world.open();
+    assert_eq!(store.last_recovered(), None);
+    append(&store, "orders", 0, b"one", "", Wait::Durable).expect("acknowledged");
+    let last = append(&store, "orders", 1, b"two", "", Wait::Durable).expect("acknowledged").log_offset;
+    drop(store);
+    world.kill();
+    let store = world.open();
+    assert_eq!(store.last_recovered(), Some(last));
+    store.checkpoint().expect("checkpoint");
+    drop(store);
+    world.kill();
+    assert_eq!(world.open().last_recovered(), None);
+}

@@ -27,6 +27,7 @@ public final class Main {
         SCENARIOS.put("broadcast", Consumes::broadcast);
         SCENARIOS.put("tags", Consumes::tags);
         SCENARIOS.put("delay-levels", Consumes::delayLevels);
+        SCENARIOS.put("transaction", Transactions::run);
         SCENARIOS.put("litepull-seek", Reads::litePullSeek);
         SCENARIOS.put("reset-offset", Consumes::resetOffset);
         SCENARIOS.put("query", Reads::query);
