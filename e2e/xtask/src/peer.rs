@@ -48,7 +48,7 @@ impl Peer {
                 "brokerClusterName=Peer\nbrokerName=peer-a\nbrokerId=0\nnamesrvAddr={namesrv}\nbrokerIP1=127.0.0.1\nbrokerIP2=127.0.0.1\n\
                  listenPort={broker}\nhaListenPort={}\nstorePathRootDir={store}\nstorePathCommitLog={store}/commitlog\nflushDiskType={flush}\n\
                  brokerRole=ASYNC_MASTER\nautoCreateTopicEnable=true\nenablePropertyFilter=true\ndiskMaxUsedSpaceRatio=95\n\
-                 transactionTimeOut=5000\ntransactionCheckInterval=2000\n",
+                 transactionTimeOut=5000\ntransactionCheckInterval=5000\n",
                 broker + 1,
                 store = store.display(),
             ),
