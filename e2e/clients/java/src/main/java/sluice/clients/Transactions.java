@@ -33,6 +33,8 @@ final class Transactions {
     private final Map<String, LocalTransactionState> answers = new ConcurrentHashMap<>();
     /** The producers that were asked about a key. */
     private final Map<String, Set<String>> asked = new ConcurrentHashMap<>();
+    /** Keys whose producer has said, or is about to say, that they are committed. */
+    private final Set<String> committed = ConcurrentHashMap.newKeySet();
     private final AtomicReference<String> wrong = new AtomicReference<>();
 
     private Transactions(Bench bench) throws Exception {
@@ -119,6 +121,9 @@ final class Transactions {
         DefaultMQPushConsumer consumer = bench.pushConsumer(bench.name("readers"), topic, "*");
         consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
             for (MessageExt message : messages) {
+                if (!committed.contains(message.getKeys())) {
+                    wrong.compareAndSet(null, message.getKeys() + " came before anybody committed it");
+                }
                 consumed.add(message);
                 visible.add(message.getKeys());
             }
@@ -137,7 +142,7 @@ final class Transactions {
         producer.setTransactionListener(new TransactionListener() {
             @Override
             public LocalTransactionState executeLocalTransaction(Message message, Object state) {
-                return (LocalTransactionState) state;
+                return said(message.getKeys(), (LocalTransactionState) state);
             }
 
             @Override
@@ -152,9 +157,6 @@ final class Transactions {
 
     private LocalTransactionState check(String producer, MessageExt message) {
         String key = message.getKeys();
-        if (!key.startsWith("commit") && visible.contains(key)) {
-            wrong.compareAndSet(null, key + " had come before anybody committed it");
-        }
         if (!("body of " + key).equals(Bench.body(message)) || !topic.equals(message.getTopic())) {
             wrong.compareAndSet(null, "the question about " + key + " has the message of another: " + message);
         }
@@ -163,8 +165,15 @@ final class Transactions {
         }
         asked.computeIfAbsent(key, k -> ConcurrentHashMap.newKeySet()).add(producer);
         if (key.startsWith("commit")) {
-            return COMMIT;
+            return said(key, COMMIT);
         }
-        return key.startsWith("rollback") ? ROLLBACK : answers.getOrDefault(key, UNKNOWN);
+        return said(key, key.startsWith("rollback") ? ROLLBACK : answers.getOrDefault(key, UNKNOWN));
+    }
+
+    private LocalTransactionState said(String key, LocalTransactionState state) {
+        if (state == COMMIT) {
+            committed.add(key);
+        }
+        return state;
     }
 }
