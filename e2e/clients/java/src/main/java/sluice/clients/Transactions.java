@@ -1,5 +1,6 @@
 package sluice.clients;
 
+import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
@@ -94,12 +95,14 @@ final class Transactions {
         Thread.sleep(5_000);
         Check.that(wrong.get() == null, "%s", wrong.get());
         Check.equal(20 + 5 + 2, consumed.size(), "messages that came");
+        Set<Long> halves = new HashSet<>();
         for (MessageExt message : consumed) {
             Check.that(!message.getKeys().contains("rollback"), "%s was rolled back and came", message.getKeys());
             Check.equal("body of " + message.getKeys(), Bench.body(message), "body");
             Check.equal("tag", message.getTags(), "tag");
             Check.equal(message.getMsgId(), message.getTransactionId(), "transaction's id");
-            Check.that(message.getPreparedTransactionOffset() > 0, "%s does not name its half message", message.getKeys());
+            long half = message.getPreparedTransactionOffset();
+            Check.that(half < message.getCommitLogOffset() && halves.add(half), "%s does not name its half message", message.getKeys());
         }
         Check.equal(27, bench.drain(topic, 27, 1000).size(), "messages that the topic holds");
     }
