@@ -238,6 +238,10 @@ async fn print_all(
             offsets[index] = i64::try_from(message.queue_offset).unwrap_or(i64::MAX) + 1;
         }
         offsets[index] = pulled.next_offset;
+        if pulled.status == PullStatus::OffsetMoved {
+            // The group has been moved: what was committed before does not hold any more, even where we come to the same offset again.
+            committed[index] = -1;
+        }
         if args.max.is_some_and(|max| printed >= max) {
             return Ok(printed);
         }

@@ -106,6 +106,15 @@ impl Site {
         self.run(&format!("{line} --output json")).well().json()
     }
 
+    /// Waits until something holds.
+    pub(crate) fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        let start = Instant::now();
+        while !holds() {
+            assert!(start.elapsed() < DEADLINE, "in vain: {what}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Starts a command that goes on by itself.
     pub(crate) fn follow(&self, line: &str) -> Follower {
         let mut child = sluice()

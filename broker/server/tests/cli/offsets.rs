@@ -38,6 +38,8 @@ fn a_reset_moves_a_consumer_that_runs_and_its_commits_do_not_undo_it() {
     let site = with_three();
     let consumer = site.follow("consume t --group g --follow");
     assert_eq!(consumer.until(3), ["one", "two", "three"]);
+    // It has committed that, and comes to the same place again.
+    site.until("the first commit", || place(&site) == (json!(3), json!(0)));
     site.run("offset reset t --group g --to earliest --yes").well();
     assert_eq!(consumer.until(6)[3..], ["one", "two", "three"]);
     // It commits what it has at its end.
