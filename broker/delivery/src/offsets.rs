@@ -68,15 +68,22 @@ struct State {
 /// An administrator's order to go on elsewhere.
 struct Reset {
     offset: QueueOffset,
-    /// Connections whose pulls were sent there.
+    /// Connections whose pulls were sent there, or that asked where to go on.
     told: Vec<ConnectionId>,
 }
 
 impl Reset {
-    /// Whether a pull from `wanted` is to be sent to the reset's offset. Who pulls from there has followed, and who was told and pulls from elsewhere again has
-    /// chosen so.
-    fn redirects(&self, wanted: QueueOffset, connection: ConnectionId) -> bool {
-        wanted != self.offset && self.told.len() < TOLD_MAX && !self.told.contains(&connection)
+    /// Whether a connection's pulls are to be sent to the reset's offset: it has not been told yet. Where it pulls from does not count, for a member may have come
+    /// to the same place by itself and have work from before in hand, which it commits. Who was told and pulls from anywhere has followed, or has chosen so.
+    fn redirects(&self, connection: ConnectionId) -> bool {
+        self.told.len() < TOLD_MAX && !self.told.contains(&connection)
+    }
+
+    /// The connection knows.
+    fn tell(&mut self, connection: ConnectionId) {
+        if self.redirects(connection) {
+            self.told.push(connection);
+        }
     }
 }
 
@@ -128,6 +135,17 @@ impl Offsets {
         self.state.lock().get(group, topic, queue)
     }
 
+    /// A group's offset in a queue, for a connection that asks where to go on: a reset need not send it there any more.
+    pub(crate) fn tell(&self, group: &Group, topic: &Topic, queue: QueueId, connection: ConnectionId) -> Option<QueueOffset> {
+        let mut state = self.state.lock();
+        if !state.resets.is_empty()
+            && let Some(reset) = state.resets.get_mut(&(group.clone(), topic.clone(), queue))
+        {
+            reset.tell(connection);
+        }
+        state.get(group.as_str(), topic.as_str(), queue)
+    }
+
     /// Takes a consumer's commit. It may lower the offset, as the protocol allows; that is counted. While the group's members have not followed a
     /// [reset](Self::reset) yet, what they commit is from before it, and is left out.
     pub fn commit(&self, group: &Group, topic: &Topic, queue: QueueId, offset: QueueOffset) {
@@ -146,7 +164,7 @@ impl Offsets {
     }
 
     /// Sets an offset by an administrator's order. It holds against members that are connected: their pulls are sent there, and what they commit is left out
-    /// until one of them pulls from there.
+    /// until one of them pulls that knows of it.
     pub(crate) fn reset(&self, group: &Group, topic: &Topic, queue: QueueId, offset: QueueOffset) {
         let mut state = self.state.lock();
         state.set(group, topic, queue, offset);
@@ -154,16 +172,16 @@ impl Offsets {
         self.resets.store(state.resets.len(), Ordering::Release);
     }
 
-    /// Where a pull from `wanted` is to be sent instead, because the group was reset; the connection counts as told. `None` when it may read on.
-    pub(crate) fn redirect(&self, group: &Group, topic: &Topic, queue: QueueId, wanted: QueueOffset, connection: ConnectionId) -> Option<QueueOffset> {
+    /// Where a pull is to be sent instead, because the group was reset; the connection counts as told. `None` when it may read on.
+    pub(crate) fn redirect(&self, group: &Group, topic: &Topic, queue: QueueId, connection: ConnectionId) -> Option<QueueOffset> {
         if self.resets.load(Ordering::Acquire) == 0 {
             return None;
         }
         let mut state = self.state.lock();
         let place = (group.clone(), topic.clone(), queue);
         let reset = state.resets.get_mut(&place)?;
-        if reset.redirects(wanted, connection) {
-            reset.told.push(connection);
+        if reset.redirects(connection) {
+            reset.tell(connection);
             return Some(reset.offset);
         }
         state.resets.remove(&place);
@@ -172,8 +190,8 @@ impl Offsets {
     }
 
     /// Whether [`redirect`](Self::redirect) would send the pull elsewhere.
-    pub(crate) fn would_redirect(&self, group: &Group, topic: &Topic, queue: QueueId, wanted: QueueOffset, connection: ConnectionId) -> bool {
-        self.resets.load(Ordering::Acquire) != 0 && self.state.lock().reset(group, topic, queue).is_some_and(|reset| reset.redirects(wanted, connection))
+    pub(crate) fn would_redirect(&self, group: &Group, topic: &Topic, queue: QueueId, connection: ConnectionId) -> bool {
+        self.resets.load(Ordering::Acquire) != 0 && self.state.lock().reset(group, topic, queue).is_some_and(|reset| reset.redirects(connection))
     }
 
     /// All offsets of a group.

@@ -268,7 +268,7 @@ impl Delivery {
 
     /// The answer to a pull of a group that was told to go on elsewhere.
     fn redirected(&self, work: &PullWork) -> Option<PullOutcome> {
-        let to = self.offsets().redirect(&work.group, work.queue.topic(), work.queue.id(), work.position, work.connection)?;
+        let to = self.offsets().redirect(&work.group, work.queue.topic(), work.queue.id(), work.connection)?;
         Some(work.outcome(PullStatus::OffsetMoved, "OFFSET_RESET", to, work.queue.visible()))
     }
 
@@ -294,7 +294,7 @@ impl Delivery {
                     return (refused.done)(Err(PullError::PollingFull(self.options().held_pulls_max)));
                 }
             };
-            if queue.visible().max <= position && !self.offsets().would_redirect(&group, queue.topic(), queue.id(), position, connection) {
+            if queue.visible().max <= position && !self.offsets().would_redirect(&group, queue.topic(), queue.id(), connection) {
                 return;
             }
             // Something came between the read and the registration. If the pull is gone already, whoever took it answers it.

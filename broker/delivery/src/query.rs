@@ -2,7 +2,7 @@
 
 use crate::{
     Delivery,
-    clients::{Beginning, ConsumeFromWhere},
+    clients::{Beginning, ConnectionId, ConsumeFromWhere},
     offsets::OffsetError,
     topics::TopicError,
 };
@@ -119,11 +119,18 @@ impl Delivery {
     }
 
     /// Where a group goes on in a queue. A group that has committed nothing starts at 0 when everything that the queue ever had is there and recent; else it gets
-    /// [`OffsetError::NotFound`] and starts where its client is configured to.
-    pub fn query_offset(&self, group: &Group, topic: &Topic, queue_id: i32, zero_if_not_found: bool) -> Result<QueueOffset, OffsetError> {
+    /// [`OffsetError::NotFound`] and starts where its client is configured to. Who asks knows of a reset of the group from then on.
+    pub fn query_offset(
+        &self,
+        group: &Group,
+        topic: &Topic,
+        queue_id: i32,
+        zero_if_not_found: bool,
+        connection: ConnectionId,
+    ) -> Result<QueueOffset, OffsetError> {
         let not_found = || OffsetError::NotFound(group.clone(), topic.clone(), queue_id);
         let queue = self.topics().queue_to_read(topic.as_str(), queue_id).ok().flatten().ok_or_else(not_found)?;
-        if let Some(offset) = self.offsets().get(group.as_str(), topic.as_str(), queue.id()) {
+        if let Some(offset) = self.offsets().tell(group, topic, queue.id(), connection) {
             return Ok(offset);
         }
         let bounds = queue.visible();

@@ -52,7 +52,7 @@ fn committed_offsets_are_there_after_a_restart() {
     bench.delivery.commit_offset(&group("gone"), &orders, 0, 1).expect("taken");
     bench.delivery.offsets().remove_group(&group("gone"));
     let bench = bench.restart();
-    assert_eq!(bench.delivery.query_offset(&readers, &orders, 0, true), Ok(QueueOffset(1)));
+    assert_eq!(bench.delivery.query_offset(&readers, &orders, 0, true, ConnectionId(1)), Ok(QueueOffset(1)));
     assert_eq!(bench.delivery.offsets().groups(), [readers]);
 }
 
@@ -70,7 +70,7 @@ fn a_new_group_starts_at_zero_only_where_the_whole_queue_is_recent() {
     let bench = Bench::with(|options| options.recent_bytes = 1_000);
     let (readers, orders) = (group("readers"), topic("orders"));
     bench.send(message("orders", "one")).expect("stored");
-    let query = |queue, zero| bench.delivery.query_offset(&readers, &orders, queue, zero);
+    let query = |queue, zero| bench.delivery.query_offset(&readers, &orders, queue, zero, ConnectionId(1));
     assert_eq!(query(0, true), Ok(QueueOffset(0)));
     let not_found = |queue| Err(OffsetError::NotFound(readers.clone(), orders.clone(), queue));
     assert_eq!((query(0, false), query(1, true)), (not_found(0), not_found(1)));

@@ -59,6 +59,44 @@ fn a_held_pull_is_sent_to_the_new_place_at_once_and_other_groups_sleep_on() {
     assert_eq!(bench.delivery.held_pulls(), 1);
 }
 
+/// A group that has read all three messages and committed the first is reset to the end, where its member pulls already; the answer to that pull.
+fn reset_to_where_it_pulls(bench: &Bench, held: bool) -> (PullStatus, QueueOffset) {
+    bench.delivery.commit_offset(&group("readers"), &topic("orders"), 0, 1).expect("taken");
+    let held = held.then(|| bench.pull_later(PullRequest { suspend: HOLD, ..pull_of("orders", 3) }));
+    reset(bench, &back(ResetTo::End)).expect("moved");
+    let sent = match held {
+        Some(held) => held.recv_timeout(PATIENCE).expect("woken").expect("answered"),
+        None => bench.pull(PullRequest { suspend: HOLD, ..pull_of("orders", 3) }).expect("answered"),
+    };
+    bench.delivery.commit_offset(&group("readers"), &topic("orders"), 0, 1).expect("taken, as far as the member is told");
+    (sent.status, sent.next)
+}
+
+#[test]
+fn a_reset_to_where_a_member_already_pulls_is_not_undone_by_its_next_commit() {
+    for held in [true, false] {
+        let bench = read_to_the_end();
+        assert_eq!(reset_to_where_it_pulls(&bench, held), (PullStatus::OffsetMoved, QueueOffset(3)), "held: {held}");
+        assert_eq!(committed(&bench), Some(QueueOffset(3)), "held: {held}");
+        assert_eq!(bench.pull(pull_of("orders", 3)).expect("answered").status, PullStatus::NoNewMessage, "it is told once");
+        bench.send(message("orders", "four")).expect("stored");
+        bench.delivery.commit_offset(&group("readers"), &topic("orders"), 0, 4).expect("taken");
+        assert_eq!(committed(&bench), Some(QueueOffset(4)), "a member that has followed goes on as ever");
+    }
+}
+
+#[test]
+fn a_question_for_the_offset_tells_only_who_asks() {
+    let bench = read_to_the_end();
+    let ask = |connection| bench.delivery.query_offset(&group("readers"), &topic("orders"), 0, true, ConnectionId(connection));
+    assert_eq!(ask(1), Ok(QueueOffset(3)), "this answer does not know of the reset");
+    reset(&bench, &back(ResetTo::Time(0))).expect("moved");
+    assert_eq!(ask(2), Ok(QueueOffset(0)));
+    bench.delivery.commit_offset(&group("readers"), &topic("orders"), 0, 3).expect("taken, as far as the member is told");
+    assert_eq!(committed(&bench), Some(QueueOffset(0)), "who asked has not followed yet");
+    assert_eq!(bench.pull(pull_of("orders", 3)).expect("answered").status, PullStatus::OffsetMoved);
+}
+
 #[test]
 fn every_member_is_told_until_one_has_followed() {
     let bench = read_to_the_end();
@@ -74,6 +112,8 @@ fn every_member_is_told_until_one_has_followed() {
 fn a_member_that_starts_at_the_new_place_reads_there_at_once() {
     let bench = read_to_the_end();
     reset(&bench, &back(ResetTo::Time(0))).expect("moved");
+    let asked = bench.delivery.query_offset(&group("readers"), &topic("orders"), 0, true, ConnectionId(1));
+    assert_eq!(asked, Ok(QueueOffset(0)));
     let first = bench.pull(pull_of("orders", 0)).expect("answered");
     assert_eq!((first.status, first.messages), (PullStatus::Found, 3));
     bench.delivery.commit_offset(&group("readers"), &topic("orders"), 0, 3).expect("taken");

@@ -54,7 +54,8 @@ impl BrokerProcessor {
     pub(super) fn query_consumer_offset(&self, request: &Request<'_>) -> Outcome {
         let header: QueryConsumerOffsetRequest = request.fields()?;
         let (group, topic) = (Group::new(&header.consumer_group)?, Topic::new(&header.topic)?);
-        let offset = self.delivery.query_offset(&group, &topic, header.queue_id, header.set_zero_if_not_found.unwrap_or(true))?;
+        let zero_if_not_found = header.set_zero_if_not_found.unwrap_or(true);
+        let offset = self.delivery.query_offset(&group, &topic, header.queue_id, zero_if_not_found, request.connection.id())?;
         Ok(Answer::fields(&QueryConsumerOffsetResponse { offset: offset.to_wire() }))
     }
 
