@@ -299,6 +299,11 @@ impl Clients {
         Some(ids)
     }
 
+    /// Whether a group has a live consumer.
+    pub(crate) fn is_live(&self, group: &str) -> bool {
+        self.state.lock().consumers.contains_key(group)
+    }
+
     /// A group with its members.
     #[must_use]
     pub fn consumer_group(&self, group: &str) -> Option<ConsumerGroupView> {

@@ -81,7 +81,7 @@ pub struct DeliveryOptions {
 const DELAY_SECONDS: [u64; 18] = [1, 5, 10, 30, 60, 120, 180, 240, 300, 360, 420, 480, 540, 600, 1_200, 1_800, 3_600, 7_200];
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(50);
-/// How often silent clients and old locks are looked for.
+/// How often silent clients, old locks and resets that nobody follows are looked for.
 const SWEEP: Duration = Duration::from_secs(10);
 /// Longest wait for the last offsets at a stop.
 const LAST_FLUSH: Duration = Duration::from_secs(5);
@@ -284,6 +284,7 @@ impl Delivery {
         let expired = self.clients.expire(&|group| self.wants_notice(group));
         Counters::add(&self.counters.clients_expired, expired as u64);
         self.locks.sweep();
+        self.offsets.sweep_resets(now, |group| self.clients.is_live(group.as_str()));
         now
     }
 
@@ -368,10 +369,12 @@ impl Delivery {
         self.topics.delete(topic, done);
     }
 
-    /// Removes a group, and its offsets if asked to.
+    /// Removes a group, and its offsets if asked to. Resets that wait for its members end.
     pub fn delete_group(&self, group: &Group, clean_offsets: bool, done: GroupDone) {
         if clean_offsets {
             self.offsets.remove_group(group);
+        } else {
+            self.offsets.end_resets_of(group);
         }
         self.groups.delete(group, done);
     }

@@ -7,6 +7,7 @@ use crate::{
 };
 use ahash::{AHashMap, AHashSet};
 use parking_lot::Mutex;
+use sluice_env::Monotonic;
 use sluice_store::{AppendError, MetaChange, MetaTable, Store};
 use sluice_types::{Group, QueueId, QueueOffset, Topic};
 use std::{
@@ -15,11 +16,15 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 use thiserror::Error;
 
 /// Between the parts of a key.
 const KEY_SEPARATOR: char = '\u{1}';
+/// How long a reset waits to be followed while its group has no live member: longer than any restart of its members takes. Without an end it would leave out
+/// the commits of who comes much later, and send them to a place that no one means any more.
+const UNFOLLOWED_MAX: Duration = Duration::from_secs(600);
 /// Most connections told of one reset. A group that has told so many and still reads elsewhere does not want it.
 const TOLD_MAX: usize = 1024;
 
@@ -70,6 +75,8 @@ struct Reset {
     offset: QueueOffset,
     /// Connections whose pulls were sent there, or that asked where to go on.
     told: Vec<ConnectionId>,
+    /// When it was made, or its group was last seen with a live member after that.
+    live: Monotonic,
 }
 
 impl Reset {
@@ -164,11 +171,11 @@ impl Offsets {
     }
 
     /// Sets an offset by an administrator's order. It holds against members that are connected: their pulls are sent there, and what they commit is left out
-    /// until one of them pulls that knows of it.
-    pub(crate) fn reset(&self, group: &Group, topic: &Topic, queue: QueueId, offset: QueueOffset) {
+    /// until one of them pulls that knows of it, or the group has had no live member for ten minutes.
+    pub(crate) fn reset(&self, group: &Group, topic: &Topic, queue: QueueId, offset: QueueOffset, now: Monotonic) {
         let mut state = self.state.lock();
         state.set(group, topic, queue, offset);
-        state.resets.insert((group.clone(), topic.clone(), queue), Reset { offset, told: Vec::new() });
+        state.resets.insert((group.clone(), topic.clone(), queue), Reset { offset, told: Vec::new(), live: now });
         self.resets.store(state.resets.len(), Ordering::Release);
     }
 
@@ -192,6 +199,34 @@ impl Offsets {
     /// Whether [`redirect`](Self::redirect) would send the pull elsewhere.
     pub(crate) fn would_redirect(&self, group: &Group, topic: &Topic, queue: QueueId, connection: ConnectionId) -> bool {
         self.resets.load(Ordering::Acquire) != 0 && self.state.lock().reset(group, topic, queue).is_some_and(|reset| reset.redirects(connection))
+    }
+
+    /// Ends resets that nobody can follow. `live` says whether a group has live members; it is called under the lock.
+    pub(crate) fn sweep_resets(&self, now: Monotonic, live: impl Fn(&Group) -> bool) {
+        if self.resets.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        self.end_resets(|(group, topic, queue), reset| {
+            if live(group) {
+                reset.live = now;
+            }
+            let ended = now.since(reset.live) >= UNFOLLOWED_MAX;
+            if ended {
+                tracing::info!(%group, %topic, %queue, offset = %reset.offset, "no member has come to follow a reset; from now on commits count again");
+            }
+            ended
+        });
+    }
+
+    /// Ends a group's resets. Its offsets stay.
+    pub(crate) fn end_resets_of(&self, group: &Group) {
+        self.end_resets(|(of, _, _), _| of == group);
+    }
+
+    fn end_resets(&self, mut which: impl FnMut(&Place, &mut Reset) -> bool) {
+        let mut state = self.state.lock();
+        state.resets.retain(|place, reset| !which(place, reset));
+        self.resets.store(state.resets.len(), Ordering::Release);
     }
 
     /// All offsets of a group.

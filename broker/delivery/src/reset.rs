@@ -87,8 +87,9 @@ impl Delivery {
             Ok(places) => places,
             Err(error) => return done(Err(error)),
         };
+        let now = self.env.clock.monotonic();
         for (queue, offset) in &places {
-            self.offsets().reset(&reset.group, &reset.topic, queue.id(), *offset);
+            self.offsets().reset(&reset.group, &reset.topic, queue.id(), *offset, now);
         }
         // First all are set, then members learn of it: what they ask next must meet the new place.
         for (queue, _) in &places {

@@ -1,5 +1,5 @@
 use crate::bench::{Bench, PATIENCE, group, message, messages, pull_of, topic};
-use sluice_delivery::{ConnectionId, OffsetReset, PullRequest, PullStatus, ResetError, ResetTo};
+use sluice_delivery::{ConnectionId, OffsetReset, PullRequest, PullStatus, ResetError, ResetTo, Subscription};
 use sluice_types::{QueueId, QueueOffset};
 use std::{collections::BTreeMap, sync::mpsc, time::Duration};
 
@@ -128,6 +128,57 @@ fn a_member_that_was_told_and_reads_elsewhere_has_its_way() {
     assert_eq!(bench.pull(pull_of("orders", 2)).expect("answered").status, PullStatus::Found);
     bench.delivery.commit_offset(&group("readers"), &topic("orders"), 0, 3).expect("taken");
     assert_eq!(committed(&bench), Some(QueueOffset(3)));
+}
+
+/// Whether a group's commits in queue 0 are left out, for a reset that nobody has followed.
+fn pending(bench: &Bench, name: &str) -> bool {
+    let place = || bench.delivery.offsets().get(name, "orders", QueueId(0));
+    let before = place();
+    bench.delivery.commit_offset(&group(name), &topic("orders"), 0, 2).expect("taken, as far as the member is told");
+    let left_out = place() != Some(QueueOffset(2));
+    assert!(!left_out || place() == before);
+    left_out
+}
+
+#[test]
+fn a_reset_that_nobody_can_follow_ends_after_ten_minutes() {
+    let bench = Bench::with(|options| options.client_expiry = Duration::from_secs(3_600));
+    bench.send(message("orders", "one")).expect("stored");
+    let reset = |name| {
+        bench.delivery.commit_offset(&group(name), &topic("orders"), 0, 1).expect("taken");
+        reset(&bench, &OffsetReset { group: group(name), ..back(ResetTo::Time(0)) }).expect("moved")
+    };
+    bench.heartbeat("live", "c1", 1, vec![Subscription::all(topic("orders"))]);
+    reset("live");
+    reset("left");
+    bench.clock.advance(Duration::from_secs(9 * 60));
+    assert!(pending(&bench, "left"));
+    reset("later");
+    bench.clock.advance(Duration::from_secs(61));
+    bench.until("the reset of a group without members has ended", || !pending(&bench, "left"));
+    assert!(pending(&bench, "live") && pending(&bench, "later"));
+    let moved = bench.pull(PullRequest { group: group("left"), ..pull_of("orders", 1) }).expect("answered");
+    assert_eq!(moved.status, PullStatus::NoNewMessage, "a seek much later is not sent to the old place");
+
+    bench.delivery.unregister("c1", None, Some(&group("live")));
+    bench.clock.advance(Duration::from_secs(9 * 60));
+    bench.until("the younger one has ended", || !pending(&bench, "later"));
+    assert!(pending(&bench, "live"), "it counts from when its last member was seen");
+    bench.clock.advance(Duration::from_secs(61));
+    bench.until("the reset has ended when its members have been gone for long", || !pending(&bench, "live"));
+}
+
+#[test]
+fn a_deleted_group_is_not_sent_anywhere_when_it_comes_back() {
+    for clean_offsets in [true, false] {
+        let bench = read_to_the_end();
+        reset(&bench, &back(ResetTo::Time(0))).expect("moved");
+        let (sender, receiver) = mpsc::channel();
+        bench.delivery.delete_group(&group("readers"), clean_offsets, Box::new(move |result| sender.send(result).expect("somebody waits")));
+        receiver.recv_timeout(PATIENCE).expect("answered").expect("deleted");
+        assert!(!pending(&bench, "readers"), "offsets removed: {clean_offsets}");
+        assert_eq!(bench.pull(pull_of("orders", 3)).expect("answered").status, PullStatus::NoNewMessage);
+    }
 }
 
 #[test]
