@@ -258,13 +258,15 @@ impl Offsets {
         groups
     }
 
-    /// Gives a group another group's offsets in a topic.
+    /// Gives a group another group's offsets in a topic. They come after any reset of the group there, and end it.
     pub fn copy_group(&self, from: &str, to: &Group, topic: &Topic) {
         let mut state = self.state.lock();
         let copied = state.groups.get(from).and_then(|topics| topics.get(topic)).cloned().unwrap_or_default();
         for (queue, offset) in copied {
             state.set(to, topic, queue, offset);
+            state.resets.remove(&(to.clone(), topic.clone(), queue));
         }
+        self.resets.store(state.resets.len(), Ordering::Release);
     }
 
     /// Forgets a group's offsets.

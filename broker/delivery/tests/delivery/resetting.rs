@@ -169,6 +169,17 @@ fn a_reset_that_nobody_can_follow_ends_after_ten_minutes() {
 }
 
 #[test]
+fn offsets_copied_from_another_group_come_after_a_reset() {
+    let bench = read_to_the_end();
+    bench.delivery.commit_offset(&group("others"), &topic("orders"), 0, 1).expect("taken");
+    reset(&bench, &back(ResetTo::Time(0))).expect("moved");
+    bench.delivery.offsets().copy_group("others", &group("readers"), &topic("orders"));
+    assert_eq!(committed(&bench), Some(QueueOffset(1)));
+    assert_eq!(bench.pull(pull_of("orders", 1)).expect("answered").status, PullStatus::Found);
+    assert!(!pending(&bench, "readers"));
+}
+
+#[test]
 fn a_deleted_group_is_not_sent_anywhere_when_it_comes_back() {
     for clean_offsets in [true, false] {
         let bench = read_to_the_end();
