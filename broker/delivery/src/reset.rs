@@ -80,6 +80,14 @@ pub enum ResetError {
 /// Called once with the group's offset in each queue, when they are stored.
 pub type ResetDone = Box<dyn FnOnce(Result<BTreeMap<QueueId, QueueOffset>, ResetError>) + Send>;
 
+/// What becomes of a group in one queue.
+struct Place {
+    queue: QueueRef,
+    offset: QueueOffset,
+    /// It is not moved: its members read on where they are, though that may be ahead of what it has committed.
+    stays: bool,
+}
+
 impl Delivery {
     /// Moves a group in a topic's queues, its members included. `done` comes when the log has it.
     pub fn reset_offsets(&self, reset: &OffsetReset, done: ResetDone) {
@@ -88,18 +96,18 @@ impl Delivery {
             Err(error) => return done(Err(error)),
         };
         let now = self.env.clock.monotonic();
-        for (queue, offset) in &places {
+        for Place { queue, offset, .. } in places.iter().filter(|place| !place.stays) {
             self.offsets().reset(&reset.group, &reset.topic, queue.id(), *offset, now);
         }
         // First all are set, then members learn of it: what they ask next must meet the new place.
-        for (queue, _) in &places {
+        for Place { queue, .. } in places.iter().filter(|place| !place.stays) {
             self.redirect_held(queue, &reset.group);
         }
-        let moved = places.into_iter().map(|(queue, offset)| (queue.id(), offset)).collect();
+        let moved = places.into_iter().map(|place| (place.queue.id(), place.offset)).collect();
         self.flush_offsets(Box::new(move |flushed| done(flushed.map(|_| moved).map_err(ResetError::from))));
     }
 
-    fn reset_places(&self, reset: &OffsetReset) -> Result<Vec<(QueueRef, QueueOffset)>, ResetError> {
+    fn reset_places(&self, reset: &OffsetReset) -> Result<Vec<Place>, ResetError> {
         let topic = self.topics().get(reset.topic.as_str()).ok_or_else(|| ResetError::TopicNotFound(reset.topic.clone()))?;
         // Not made on demand: a name that was mistyped must not become a group.
         self.groups().get(reset.group.as_str()).ok_or_else(|| ResetError::GroupNotFound(reset.group.clone()))?;
@@ -114,8 +122,8 @@ impl Delivery {
                 let queue = self.topics().queue_to_read(reset.topic.as_str(), id).ok().flatten().ok_or_else(|| wrong(id))?;
                 let wanted = self.reset_place(reset, id, &queue)?;
                 let now = self.offsets().get(reset.group.as_str(), reset.topic.as_str(), queue.id());
-                let offset = now.filter(|now| !reset.forward && *now < wanted).unwrap_or(wanted);
-                Ok((queue, offset))
+                let stays = now.filter(|now| !reset.forward && *now < wanted);
+                Ok(Place { queue, offset: stays.unwrap_or(wanted), stays: stays.is_some() })
             })
             .collect()
     }

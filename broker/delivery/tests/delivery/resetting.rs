@@ -210,6 +210,19 @@ fn without_forward_a_group_only_goes_back() {
 }
 
 #[test]
+fn a_group_that_stays_lets_its_members_read_on() {
+    let bench = read_to_the_end();
+    bench.delivery.commit_offset(&group("readers"), &topic("orders"), 0, 1).expect("taken");
+    let ahead = bench.pull_later(PullRequest { suspend: HOLD, ..pull_of("orders", 3) });
+    let stays = OffsetReset { forward: false, ..back(ResetTo::End) };
+    assert_eq!(reset(&bench, &stays).expect("answered")[&QueueId(0)], QueueOffset(1));
+    assert!(ahead.try_recv().is_err());
+    assert_eq!(bench.delivery.held_pulls(), 1);
+    assert_eq!(bench.pull(pull_of("orders", 2)).expect("answered").status, PullStatus::Found);
+    assert!(!pending(&bench, "readers"));
+}
+
+#[test]
 fn what_is_not_there_is_refused_and_not_made() {
     let bench = read_to_the_end();
     let unknown = OffsetReset { group: group("reeders"), ..back(ResetTo::End) };
