@@ -54,7 +54,7 @@ counters! {
     pulls_timed_out,
     /// Pulls refused because too many were held.
     pulls_refused,
-    /// Pulls whose offset lay outside the queue.
+    /// Pulls sent to another offset: theirs lay outside the queue, or the group was reset.
     offsets_moved,
     /// Commits that lowered an offset.
     offsets_lowered,

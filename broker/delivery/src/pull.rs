@@ -50,7 +50,7 @@ pub enum PullStatus {
     NoNewMessage,
     /// Messages, but none that the subscription wants (20): go on at `next`.
     NoMatched,
-    /// The offset lay outside the queue (21): go on at `next`.
+    /// The offset lay outside the queue, or the group was reset (21): go on at `next`.
     OffsetMoved,
 }
 
@@ -180,8 +180,7 @@ impl Delivery {
         if let Some(commit) = request.commit_offset.and_then(QueueOffset::from_wire) {
             self.offsets().commit(&request.group, &request.topic, work.queue.id(), commit);
         }
-        if let Some(moved) = self.redirected(&work).or_else(|| moved(&work, offset)) {
-            Counters::add(&self.counters().offsets_moved, 1);
+        if let Some(moved) = self.redirected(&work).or_else(|| self.moved(&work, offset)) {
             return done(Ok(moved));
         }
         match self.read(&mut work) {
@@ -269,7 +268,18 @@ impl Delivery {
     /// The answer to a pull of a group that was told to go on elsewhere.
     fn redirected(&self, work: &PullWork) -> Option<PullOutcome> {
         let to = self.offsets().redirect(&work.group, work.queue.topic(), work.queue.id(), work.connection)?;
-        Some(work.outcome(PullStatus::OffsetMoved, "OFFSET_RESET", to, work.queue.visible()))
+        Some(self.sent_to(work, "OFFSET_RESET", to))
+    }
+
+    /// The answer to an offset outside the queue's bounds.
+    fn moved(&self, work: &PullWork, offset: i64) -> Option<PullOutcome> {
+        let (next, remark) = moved_to(work.queue.visible(), offset)?;
+        Some(self.sent_to(work, remark, next))
+    }
+
+    fn sent_to(&self, work: &PullWork, remark: &'static str, next: QueueOffset) -> PullOutcome {
+        Counters::add(&self.counters().offsets_moved, 1);
+        work.outcome(PullStatus::OffsetMoved, remark, next, work.queue.visible())
     }
 
     /// A group was told to go on elsewhere: its pulls that wait for the queue's next message would otherwise learn of it only at their end.
@@ -357,16 +367,14 @@ impl Delivery {
     }
 }
 
-/// The answer to an offset outside the queue's bounds.
-fn moved(work: &PullWork, offset: i64) -> Option<PullOutcome> {
-    let bounds = work.queue.visible();
-    let to = |next, remark| Some(work.outcome(PullStatus::OffsetMoved, remark, next, bounds));
+/// Where a pull from an offset outside the queue's bounds goes on, and why in upstream's words.
+fn moved_to(bounds: QueueBounds, offset: i64) -> Option<(QueueOffset, &'static str)> {
     match QueueOffset::from_wire(offset) {
         Some(QueueOffset::ZERO) if bounds.max == QueueOffset::ZERO => None,
-        _ if bounds.max == QueueOffset::ZERO => to(QueueOffset::ZERO, "NO_MESSAGE_IN_QUEUE"),
-        None => to(bounds.min, "OFFSET_TOO_SMALL"),
-        Some(offset) if offset < bounds.min => to(bounds.min, "OFFSET_TOO_SMALL"),
-        Some(offset) if offset > bounds.max => to(bounds.max, "OFFSET_OVERFLOW_BADLY"),
+        _ if bounds.max == QueueOffset::ZERO => Some((QueueOffset::ZERO, "NO_MESSAGE_IN_QUEUE")),
+        None => Some((bounds.min, "OFFSET_TOO_SMALL")),
+        Some(offset) if offset < bounds.min => Some((bounds.min, "OFFSET_TOO_SMALL")),
+        Some(offset) if offset > bounds.max => Some((bounds.max, "OFFSET_OVERFLOW_BADLY")),
         Some(_) => None,
     }
 }

@@ -26,6 +26,10 @@ fn read_to_the_end() -> Bench {
     bench
 }
 
+fn moved_pulls(bench: &Bench) -> u64 {
+    bench.delivery.counters().read().into_iter().find(|counted| counted.name == "offsets_moved").expect("counted").value
+}
+
 fn committed(bench: &Bench) -> Option<QueueOffset> {
     bench.delivery.offsets().get("readers", "orders", QueueId(0))
 }
@@ -95,6 +99,20 @@ fn a_question_for_the_offset_tells_only_who_asks() {
     bench.delivery.commit_offset(&group("readers"), &topic("orders"), 0, 3).expect("taken, as far as the member is told");
     assert_eq!(committed(&bench), Some(QueueOffset(0)), "who asked has not followed yet");
     assert_eq!(bench.pull(pull_of("orders", 3)).expect("answered").status, PullStatus::OffsetMoved);
+}
+
+#[test]
+fn every_pull_that_is_sent_elsewhere_is_counted() {
+    let bench = read_to_the_end();
+    let waiting = bench.pull_later(PullRequest { suspend: HOLD, ..pull_of("orders", 3) });
+    reset(&bench, &back(ResetTo::Time(0))).expect("moved");
+    waiting.recv_timeout(PATIENCE).expect("woken").expect("answered");
+    assert_eq!(moved_pulls(&bench), 1, "a held one");
+    assert_eq!(bench.pull(PullRequest { connection: ConnectionId(2), ..pull_of("orders", 3) }).expect("answered").status, PullStatus::OffsetMoved);
+    assert_eq!(moved_pulls(&bench), 2);
+    assert_eq!(bench.pull(pull_of("orders", 0)).expect("answered").status, PullStatus::Found);
+    assert_eq!(bench.pull(pull_of("orders", 9)).expect("answered").status, PullStatus::OffsetMoved);
+    assert_eq!(moved_pulls(&bench), 3, "one behind the queue's end");
 }
 
 #[test]
