@@ -97,6 +97,8 @@ struct Reader {
     index: usize,
     follow: bool,
     batch: u32,
+    /// It was said where to start: a reset of the group from before does not move us.
+    insists: bool,
 }
 
 pub(crate) async fn run(args: Args) -> Result<(), CliError> {
@@ -121,6 +123,7 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
             index,
             follow: args.follow,
             batch,
+            insists: args.from.is_some(),
         };
         tasks.spawn(reader.run(start, sender.clone()));
     }
@@ -173,6 +176,7 @@ impl Reader {
     async fn run(self, start: i64, to: mpsc::Sender<Batch>) -> Result<(), ClientError> {
         let mut offset = start;
         let mut end = None;
+        let mut insists = self.insists;
         let mut answered = Instant::now();
         loop {
             let hold = if self.follow { HOLD } else { Duration::ZERO };
@@ -192,9 +196,16 @@ impl Reader {
             let nothing = pulled.status == PullStatus::Nothing;
             // A broker that sends the offset asked for back would have us ask for ever.
             let stuck = pulled.next_offset <= offset && pulled.status != PullStatus::OffsetMoved;
-            offset = pulled.next_offset;
+            // The broker tells of a reset once, and lets who was told read where it likes. An offset that the queue does not have is moved every time.
+            let again = std::mem::take(&mut insists) && pulled.status == PullStatus::OffsetMoved && (pulled.min_offset..=pulled.max_offset).contains(&offset);
+            if !again {
+                offset = pulled.next_offset;
+            }
             if to.send((self.index, pulled)).await.is_err() {
                 return Ok(());
+            }
+            if again {
+                continue;
             }
             if !self.follow && (nothing || stuck || offset >= end) {
                 return Ok(());

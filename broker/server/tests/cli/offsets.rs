@@ -48,6 +48,21 @@ fn a_reset_moves_a_consumer_that_runs_and_its_commits_do_not_undo_it() {
 }
 
 #[test]
+fn a_consumer_that_says_where_it_starts_is_not_moved_by_a_reset_before_it() {
+    let site = with_three();
+    site.run("consume t --group g --max 2").well();
+    site.run("offset reset t --group g --to latest --yes").well();
+    assert_eq!(site.run("consume t --group g --from earliest").well().stdout, "one\ntwo\nthree\n");
+    site.run("offset reset t --group g --to latest --yes").well();
+    assert_eq!(site.run("consume t --group g --from earliest --max 1").well().stdout, "one\n");
+    assert_eq!(place(&site), (json!(1), json!(2)));
+    // What it commits before its first pull is left out, so it has to come once more even where nothing is read.
+    site.run("offset reset t --group g --to earliest --yes").well();
+    assert_eq!(site.run("consume t --group g --from latest").well().stdout, "");
+    assert_eq!(place(&site), (json!(3), json!(0)));
+}
+
+#[test]
 fn a_name_that_was_mistyped_is_refused_and_does_not_become_a_group() {
     let site = with_three();
     site.run("consume t --group g").well();
