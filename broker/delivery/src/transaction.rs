@@ -22,7 +22,7 @@
 //! **Checks.** A half message is checked `timeout` after it was stored (or after its own `CHECK_IMMUNITY_TIME_IN_SECONDS`, if that is longer), then every
 //! `check_interval`, by this broker's clock. A check asks one producer of the group: the one that sent it if it is still connected, the next time the next one. A
 //! check that finds nobody counts too, as in RocketMQ; so each transaction ends, after `check_max` checks by being moved to [`GIVEN_UP_TOPIC`] in one batch with its op
-//! record.
+//! record. A check whose answer the store refused does not count: its producer has decided, and a full disk must not make its transaction be given up.
 //!
 //! **Bounds.** At most `open_max` transactions are open, some 150 bytes of memory each; a further half message is refused with SYSTEM_BUSY. Since each ends in bounded
 //! time, the oldest open one may hold retention back: the log is kept from its record on. Only on a full disk retention goes on; what is lost then is logged and counted.
@@ -115,7 +115,7 @@ pub enum EndError {
     /// The committed message cannot be written (13).
     #[error("the message cannot be committed: {0}")]
     Illegal(String),
-    /// The store refused (1, 2, 14): the transaction stays open, the producer will be asked. After a flush that came too late (10) it has ended.
+    /// The store refused (1, 2, 14): the transaction stays open, the producer will be asked once more than else. After a flush that came too late (10) it has ended.
     #[error(transparent)]
     Store(#[from] AppendError),
 }
@@ -170,8 +170,11 @@ impl Delivery {
         };
         let counters = self.counters.clone();
         let stored = move |result: Result<Vec<Placed>, AppendError>| {
-            if settle(claim, &result) {
-                Counters::add(if commit { &counters.transactions_committed } else { &counters.transactions_rolled_back }, 1);
+            match settle(claim, &result) {
+                Ok(()) => Counters::add(if commit { &counters.transactions_committed } else { &counters.transactions_rolled_back }, 1),
+                // Its producer decided. What could never be written counts all the same, so that it ends.
+                Err(claim) if !matches!(result, Err(AppendError::TooLarge(_))) => claim.back_with_its_check(),
+                Err(claim) => drop(claim),
             }
             done(result.map(drop).map_err(EndError::Store));
         };
@@ -222,16 +225,16 @@ impl Delivery {
     }
 }
 
-/// Takes a claim to its end when the batch lies in the log, whose last record is the op record; else the transaction is open again. Whether it has ended.
-fn settle(claim: Claim, result: &Result<Vec<Placed>, AppendError>) -> bool {
+/// Takes a claim to its end when the batch lies in the log, whose last record is the op record; else gives it back.
+fn settle(claim: Claim, result: &Result<Vec<Placed>, AppendError>) -> Result<(), Claim> {
     match result {
         Ok(placed) | Err(AppendError::FlushTimeout(placed)) => {
             if let Some(op) = placed.last() {
                 claim.ended(op.queue_offset);
             }
-            true
+            Ok(())
         }
-        Err(_) => false,
+        Err(_) => Err(claim),
     }
 }
 

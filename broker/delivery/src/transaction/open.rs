@@ -270,6 +270,11 @@ impl Claim {
         state.ops.add(op.0);
         self.transactions.hold(&state);
     }
+
+    /// The store refused the end that its producer wanted: the check that brought it does not count, and another one comes when it would have come.
+    pub(super) fn back_with_its_check(self) {
+        self.transactions.state.lock().change(self.offset, |half| half.checks = half.checks.saturating_sub(1));
+    }
 }
 
 impl Drop for Claim {

@@ -7,7 +7,7 @@ use sluice_protocol::{
     batch, properties,
     record::{RecordView, sys_flag},
 };
-use sluice_store::{FlushMode, StoreOptions};
+use sluice_store::{AppendError, FlushMode, StoreOptions};
 use std::{
     collections::BTreeSet,
     sync::atomic::{AtomicU64, Ordering},
@@ -383,6 +383,34 @@ fn after_the_last_check_a_transaction_is_given_up_and_its_message_lies_where_peo
     bench.clock.advance(Duration::from_secs(3600));
     turns();
     assert_eq!((visible(&bench).len(), bench.contents(GIVEN_UP, 0).len()), (0, 1));
+}
+
+/// A check counts when it brings no decision. One that the full disk kept from being written is a decision all the same.
+#[test]
+fn a_commit_that_the_full_disk_refuses_is_asked_for_again_and_the_transaction_is_not_given_up() {
+    let bench = Bench::with(quick);
+    producer(&bench, "p", 7);
+    let receipt = begin(&bench, "paid");
+    // The queues have their files by then, as on a disk that has filled up in use.
+    bench.store.checkpoint().expect("written");
+    let (free, total) = sluice_env::Disk::space(&bench.disk).expect("known");
+    bench.disk.set_capacity(Some(total - free));
+    bench.clock.advance(Duration::from_secs(6));
+    bench.until("the broker notices", || bench.store.status().writable.is_err());
+    for n in 1..=5 {
+        bench.until("one more question", || checks(&bench).len() == n);
+        let refused = bench.end(&receipt, Verdict::Commit);
+        assert!(matches!(refused, Err(EndError::Store(AppendError::DiskFull(_)))), "{refused:?}");
+        bench.clock.advance(Duration::from_secs(30));
+    }
+    bench.until("one more question", || checks(&bench).len() == 6);
+    bench.disk.set_capacity(None);
+    bench.clock.advance(Duration::from_secs(5));
+    bench.until("space again", || bench.store.status().writable.is_ok());
+    bench.clock.advance(Duration::from_secs(25));
+    bench.until("one more question", || checks(&bench).len() == 7);
+    bench.end(&receipt, Verdict::Commit).expect("committed");
+    assert_eq!((visible(&bench), bench.contents(GIVEN_UP, 0).len()), (vec!["paid".to_owned()], 0));
 }
 
 /// As in RocketMQ; else a group that is gone would hold the log back for ever.
