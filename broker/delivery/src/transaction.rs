@@ -16,6 +16,9 @@
 //! claimed or gone and writes nothing. After a crash only the log's last batch can be incomplete. If that was a commit without its op record, the message is the
 //! very last record, and names the half message: recovery tells which record that is, and the transaction counts as ended before anything else is written.
 //!
+//! With asynchronous flush a power cut may take a half message that its producer knows, and another one gets its place. So an end is refused when it says another
+//! transaction's id than the half message has; RocketMQ's clients give back the one that the answer to the send, or the check, had.
+//!
 //! **After a restart** the open ones are those noted in the log as metadata, and those in the half queue behind the note, without those that op records behind
 //! the note have ended. Notes are written every `NOTE_EVERY` (5 s), so that a start reads what came in these seconds and not the history.
 //!
@@ -73,6 +76,8 @@ pub struct EndTransaction<'a> {
     pub queue_offset: i64,
     /// The half message's log offset, from its offset message id.
     pub log_offset: i64,
+    /// The transaction's id, from the answer to the send or from the check; empty when the client does not say it.
+    pub transaction_id: &'a str,
     /// What becomes of it.
     pub verdict: Verdict,
 }
@@ -105,6 +110,16 @@ pub enum EndError {
         found: u64,
         /// The queue offset given.
         given: i64,
+    },
+    /// The transaction there has another id (1): a power cut may have taken the half message that is meant, and another one lies in its place.
+    #[error("the half message at commit log offset {log_offset} begins the transaction {found}, not {given}; has a power cut taken the half message? then send it again")]
+    Id {
+        /// Its log offset.
+        log_offset: i64,
+        /// The id of the transaction that it begins.
+        found: String,
+        /// The id given.
+        given: String,
     },
     /// The transaction has been committed, rolled back or given up before (1). Nothing was written.
     #[error("the transaction of half message {0} has ended before; nothing was changed")]
@@ -191,17 +206,7 @@ impl Delivery {
             error => EndError::Read(error),
         })?;
         let view = RecordView::parse(&record).map_err(|_| ReadError::Corrupt(place))?;
-        if view.topic() != HALF_TOPIC {
-            return Err(not_half());
-        }
-        let owner = half::producer_group(&view).unwrap_or_default();
-        if owner != request.group {
-            return Err(EndError::Group { log_offset, owner: owner.to_owned(), group: request.group.to_owned() });
-        }
-        let offset = QueueOffset(view.queue_offset());
-        if QueueOffset::from_wire(request.queue_offset) != Some(offset) {
-            return Err(EndError::QueueOffset { log_offset, found: offset.0, given: request.queue_offset });
-        }
+        let offset = meant(&view, request)?;
         let claim = self.transactions.claim(offset).map_err(|refused| match refused {
             Refused::Ended => EndError::Ended(offset),
             Refused::UnderWay => EndError::UnderWay(offset),
@@ -223,6 +228,27 @@ impl Delivery {
         let stored = self.transactions.oldest_stored_ms()?;
         Some(Duration::from_millis(u64::try_from(self.env.clock.wall().0.saturating_sub(stored)).unwrap_or(0)))
     }
+}
+
+/// The queue offset of a record that is the half message which the producer means.
+fn meant(view: &RecordView<'_>, request: &EndTransaction<'_>) -> Result<QueueOffset, EndError> {
+    let log_offset = request.log_offset;
+    if view.topic() != HALF_TOPIC {
+        return Err(EndError::NotHalf(log_offset));
+    }
+    let owner = half::producer_group(view).unwrap_or_default();
+    if owner != request.group {
+        return Err(EndError::Group { log_offset, owner: owner.to_owned(), group: request.group.to_owned() });
+    }
+    let offset = QueueOffset(view.queue_offset());
+    if QueueOffset::from_wire(request.queue_offset) != Some(offset) {
+        return Err(EndError::QueueOffset { log_offset, found: offset.0, given: request.queue_offset });
+    }
+    let (found, given) = (half::unique_key(view).unwrap_or_default(), request.transaction_id);
+    if found != given && !found.is_empty() && !given.is_empty() {
+        return Err(EndError::Id { log_offset, found: found.to_owned(), given: given.to_owned() });
+    }
+    Ok(offset)
 }
 
 /// Takes a claim to its end when the batch lies in the log, whose last record is the op record; else gives it back.

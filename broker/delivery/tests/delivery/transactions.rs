@@ -142,12 +142,12 @@ fn of_many_ends_at_once_one_is_written() {
 }
 
 #[test]
-fn an_end_must_name_a_half_message_its_group_and_both_of_its_offsets() {
+fn an_end_must_name_a_half_message_its_group_both_of_its_offsets_and_no_other_id() {
     let bench = Bench::new();
     let plain = bench.send(message("orders", "plain")).expect("stored");
     let receipt = begin(&bench, "half");
     let (queue_offset, log_offset) = (receipt.first_queue_offset.to_wire(), receipt.placed[0].log_offset.to_wire());
-    let right = EndTransaction { group: "producers", queue_offset, log_offset, verdict: Verdict::Commit };
+    let right = EndTransaction { group: "producers", queue_offset, log_offset, transaction_id: "id-1", verdict: Verdict::Commit };
     let wrong = [
         EndTransaction { group: "others", ..right },
         EndTransaction { queue_offset: queue_offset + 1, ..right },
@@ -156,19 +156,24 @@ fn an_end_must_name_a_half_message_its_group_and_both_of_its_offsets() {
         EndTransaction { log_offset: -1, ..right },
         EndTransaction { log_offset: i64::MAX, ..right },
         EndTransaction { log_offset: plain.placed[0].log_offset.to_wire(), ..right },
+        EndTransaction { transaction_id: "id-2", ..right },
     ];
     for request in wrong {
         let refused = bench.end_as(request);
         assert!(
-            matches!(refused, Err(EndError::Group { .. } | EndError::QueueOffset { .. } | EndError::NotHalf(_) | EndError::Read(_))),
+            matches!(refused, Err(EndError::Group { .. } | EndError::QueueOffset { .. } | EndError::Id { .. } | EndError::NotHalf(_) | EndError::Read(_))),
             "{request:?}: {refused:?}"
         );
     }
     assert_eq!((visible(&bench).len(), bench.delivery.open_transactions()), (0, 1));
     bench.end_as(EndTransaction { verdict: Verdict::Unknown, ..right }).expect("noted");
     assert_eq!((visible(&bench).len(), bench.delivery.open_transactions()), (0, 1));
-    bench.end_as(right).expect("committed");
-    assert_eq!(visible(&bench), ["half"]);
+    // Not every client says the id, and not every message has one.
+    bench.end_as(EndTransaction { transaction_id: "", ..right }).expect("committed");
+    let nameless = bench.send(SendRequest { properties: "TRAN_MSG\u{1}true\u{2}", ..half("nameless") }).expect("stored");
+    let (queue_offset, log_offset) = (nameless.first_queue_offset.to_wire(), nameless.placed[0].log_offset.to_wire());
+    bench.end_as(EndTransaction { queue_offset, log_offset, ..right }).expect("committed");
+    assert_eq!(visible(&bench), ["half", "nameless"]);
 }
 
 #[test]

@@ -2,9 +2,9 @@
 
 use crate::{
     bench::{Bench, client, group},
-    transactions::{half, visible},
+    transactions::{HALF, half, visible},
 };
-use sluice_delivery::{EndError, SendReceipt, Verdict};
+use sluice_delivery::{EndError, SendReceipt, SendRequest, Verdict};
 use sluice_env::{
     Disk, OpenMode,
     sim::{self, SimClock, SimDisk},
@@ -125,6 +125,27 @@ fn expected_index(found: &Found) -> usize {
         Found::Open => 1,
         Found::Committed => 2,
     }
+}
+
+/// Only with asynchronous flush: what was acknowledged last is gone, and what comes next gets its place, its queue offset and all.
+#[test]
+fn an_end_whose_half_message_a_power_cut_took_does_not_end_the_one_that_lies_in_its_place() {
+    let (_, disk, clock) = sim::env(5);
+    let bench = open_unflushed(disk, clock);
+    let lost = bench.send(half("a")).expect("stored");
+    let crashed = open_unflushed(cut(&bench.disk, bytes_of(&lost).start), bench.clock.clone());
+    let other = HALF.replace("id-1", "id-2");
+    let next = crashed.send(SendRequest { properties: &other, ..half("b") }).expect("stored");
+    assert_eq!((bytes_of(&next), next.first_queue_offset), (bytes_of(&lost), lost.first_queue_offset));
+    for verdict in [Verdict::Commit, Verdict::Rollback] {
+        let refused = crashed.end(&lost, verdict);
+        assert!(matches!(&refused, Err(EndError::Id { found, given, .. }) if found == "id-2" && given == "id-1"), "{refused:?}");
+        assert_eq!(found(&crashed), Found::Open);
+    }
+    crashed.end(&next, Verdict::Commit).expect("committed");
+    assert_eq!(visible(&crashed), ["b"]);
+    stop(&bench);
+    stop(&crashed);
 }
 
 #[test]
