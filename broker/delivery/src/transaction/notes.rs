@@ -6,7 +6,8 @@
 //! | *n*, a number | the open half messages with queue offsets from 1024 *n* to 1024 *n* + 1023, 38 bytes each: queue offset − 1024 *n* 2, log offset 8, store timestamp 8, time of the next check 8 (ms since 1970), how long that was from the time of noting 8 (ms), checks 4 |
 //!
 //! A half message noted as open may have ended since; its op record then lies at or above the noted op offset. Progress is written behind the chunks that it
-//! relies on, so that a crash in between leaves more to read and nothing out.
+//! relies on, so that a crash in between leaves more to read and nothing out. It is written only while every half message below the newest known one is known: so
+//! no op record below it is about a half message above it.
 
 use super::{
     Transactions, half,
@@ -158,7 +159,7 @@ impl Transactions {
                 };
             }
         }
-        noted.progress = Some(progress);
+        noted.progress = progress;
         Ok(())
     }
 
@@ -173,7 +174,7 @@ impl Transactions {
     }
 
     /// What differs from the notes, the progress last.
-    fn changes(&self, noted: &Noted) -> (Vec<MetaChange>, (u64, u64), BTreeSet<u64>) {
+    fn changes(&self, noted: &Noted) -> (Vec<MetaChange>, Option<(u64, u64)>, BTreeSet<u64>) {
         let (now, wall) = (self.clock.monotonic(), self.clock.wall().0);
         let mut state = self.state.lock();
         let taken = std::mem::take(&mut state.changed);
@@ -191,12 +192,16 @@ impl Transactions {
                 changes.push(MetaChange { table: MetaTable::Transactions, key: chunk.to_string(), value: Some(value).filter(|value| !value.is_empty()) });
             }
         }
+        // One that came early may have ended: behind the progress it would be found again, and its op record before it would not.
+        if !state.halves.is_gapless() {
+            return (changes, noted.progress, taken);
+        }
         let progress = (state.halves.next, state.ops.next);
         if noted.progress != Some(progress) && (noted.progress.is_some() || progress != (0, 0)) {
             let value = [progress.0.to_be_bytes(), progress.1.to_be_bytes()].concat();
             changes.push(MetaChange { table: MetaTable::Transactions, key: PROGRESS.to_owned(), value: Some(value) });
         }
-        (changes, progress, taken)
+        (changes, Some(progress), taken)
     }
 }
 
@@ -261,6 +266,37 @@ mod tests {
         entry.encode(&mut bytes);
         assert_eq!((bytes.len(), Entry::decode(&bytes)), (ENTRY_BYTES, Some(entry)));
         assert_eq!(Entry::decode(&bytes[..ENTRY_BYTES - 1]), None);
+    }
+
+    fn empty() -> Arc<Transactions> {
+        let (env, _, _) = sluice_env::sim::env(3);
+        let store = Store::open(env.clone(), sluice_store::StoreOptions { segment_bytes: 1 << 20, ..Default::default() }).expect("opens");
+        let seconds = Duration::from_secs;
+        let rules = TransactionRules { timeout: seconds(6), check_interval: seconds(30), check_max: 15, immunity_max: seconds(100), open_max: 9 };
+        Arc::new(Transactions::empty(&store, &env, rules).expect("legal names"))
+    }
+
+    /// Else a start would find the half message behind the progress, and not the op record before it that has ended it.
+    #[test]
+    fn progress_is_not_noted_while_a_half_message_has_overtaken_another() {
+        let all = empty();
+        let tickets = [0, 1].map(|offset| (all.reserve().expect("room"), offset));
+        let mut progress = Vec::new();
+        for (ticket, offset) in tickets.into_iter().rev() {
+            let place = sluice_store::Placed {
+                log_offset: CommitLogOffset(1_000 * offset),
+                queue_offset: QueueOffset(offset),
+                bytes: 300,
+                store_timestamp: 0,
+            };
+            ticket.begun(&place, None);
+            if offset == 1 {
+                all.claim(QueueOffset(1)).map_err(|refused| format!("{refused:?}")).expect("open").ended(QueueOffset(0));
+            }
+            let (changes, noted, _) = all.changes(&Noted::default());
+            progress.push((changes.iter().any(|change| change.key == PROGRESS), noted));
+        }
+        assert_eq!(progress, [(false, None), (true, Some((2, 1)))]);
     }
 
     #[test]

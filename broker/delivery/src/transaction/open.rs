@@ -66,6 +66,11 @@ impl Prefix {
             self.next += 1;
         }
     }
+
+    /// Whether all that are known are below `next`.
+    pub(super) fn is_gapless(&self) -> bool {
+        self.early.is_empty()
+    }
 }
 
 #[derive(Debug, Default)]
