@@ -14,7 +14,7 @@
 //!
 //! **Once.** Which half messages are open is known in memory at any time. To end a transaction is to claim it there; a second end, whoever sends it, finds it
 //! claimed or gone and writes nothing. After a crash only the log's last batch can be incomplete. If that was a commit without its op record, the message is the
-//! very last record, and names the half message: recovery tells which record that is, and the transaction counts as ended before anything else is written.
+//! very last record, and names the half message: recovery tells which record that is, and its op record is written before anything else.
 //!
 //! With asynchronous flush a power cut may take a half message that its producer knows, and another one gets its place. So an end is refused when it says another
 //! transaction's id than the half message has; RocketMQ's clients give back the one that the answer to the send, or the check, had.

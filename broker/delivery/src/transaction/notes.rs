@@ -18,7 +18,7 @@ use sluice_env::Env;
 use sluice_protocol::record::RecordView;
 use sluice_store::{AppendError, Batch, MetaChange, MetaTable, ReadError, ReadLimits, Store, Wait, queue_index::QueueRef};
 use sluice_types::{CommitLogOffset, QueueOffset};
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 const PROGRESS: &str = "progress";
 const ENTRY_BYTES: usize = 38;
@@ -44,18 +44,26 @@ impl Transactions {
             state.halves.next = all.scan(all.half_queue(), halves, counters, |view| all.found(&mut state, view))?;
             state.ops.next = all.scan(all.op_queue(), ops, counters, |op| ended_by(&mut state, op))?;
             let cut_commit = all.cut_commit(&state);
-            if let Some(offset) = cut_commit {
-                state.remove(offset);
-            }
             all.hold(&state);
             cut_commit
         };
-        if let Some(offset) = cut_commit {
+        if let Some((offset, host)) = cut_commit {
             tracing::info!(half = %offset, "a crash had cut off the end of a commit; its message is there, the transaction has ended");
-            // Before anything else can become the log's last record.
-            all.note().map_err(|error| format!("the end of the transaction of half message {offset} could not be noted: {error}"))?;
+            all.complete(offset, host).map_err(|error| format!("the end of the transaction of half message {offset} could not be written: {error}"))?;
         }
         Ok(all)
+    }
+
+    /// Writes the op record that a crash has cut off: before anything else can become the log's last record, and whole or not at all.
+    fn complete(self: &Arc<Self>, offset: QueueOffset, host: SocketAddr) -> Result<(), String> {
+        let claim = self.claim(offset).map_err(|refused| format!("{refused:?}"))?;
+        let mut batch = Batch::new();
+        half::push_op(&mut batch, self.op_queue(), offset.0, self.clock.wall().0, host).map_err(|error| error.to_string())?;
+        let result = self.store.append(batch, Wait::Durable);
+        match (super::settle(claim, &result), result) {
+            (Err(_), Err(error)) => Err(error.to_string()),
+            _ => Ok(()),
+        }
     }
 
     fn read_notes(&self, state: &mut State, noted: &mut Noted) -> Result<(), String> {
@@ -127,15 +135,15 @@ impl Transactions {
         }
     }
 
-    /// The open half message whose committed message is the log's last record: its op record was cut off.
-    fn cut_commit(&self, state: &State) -> Option<QueueOffset> {
+    /// The open half message whose committed message is the log's last record, and who stored it: its op record was cut off.
+    fn cut_commit(&self, state: &State) -> Option<(QueueOffset, SocketAddr)> {
         let last = self.store.record_at(self.store.last_recovered()?).ok()?;
         let last = RecordView::parse(&last).ok()?;
         let place = CommitLogOffset::from_wire(last.prepared_transaction_offset())?;
         let (offset, _) = state.open.iter().find(|(_, open)| open.log_offset == place)?;
         let record = self.store.record_at(place).ok()?;
         let view = RecordView::parse(&record).ok()?;
-        half::is_commit_of(&last, &view).then_some(QueueOffset(*offset))
+        half::is_commit_of(&last, &view).then_some((QueueOffset(*offset), view.store_host()))
     }
 
     /// Notes in the log what has changed. Blocks.
