@@ -14,7 +14,10 @@
 //!
 //! **Once.** Which half messages are open is known in memory at any time. To end a transaction is to claim it there; a second end, whoever sends it, finds it
 //! claimed or gone and writes nothing. After a crash only the log's last batch can be incomplete. If that was a commit without its op record, the message is the
-//! very last record, and names the half message: recovery tells which record that is, and the transaction counts as ended before anything else is written.
+//! very last record, and names the half message: recovery tells which record that is, and its op record is written before anything else.
+//!
+//! With asynchronous flush a power cut may take a half message that its producer knows, and another one gets its place. So an end is refused when it says another
+//! transaction's id than the half message has; RocketMQ's clients give back the one that the answer to the send, or the check, had.
 //!
 //! **After a restart** the open ones are those noted in the log as metadata, and those in the half queue behind the note, without those that op records behind
 //! the note have ended. Notes are written every `NOTE_EVERY` (5 s), so that a start reads what came in these seconds and not the history.
@@ -22,7 +25,7 @@
 //! **Checks.** A half message is checked `timeout` after it was stored (or after its own `CHECK_IMMUNITY_TIME_IN_SECONDS`, if that is longer), then every
 //! `check_interval`, by this broker's clock. A check asks one producer of the group: the one that sent it if it is still connected, the next time the next one. A
 //! check that finds nobody counts too, as in RocketMQ; so each transaction ends, after `check_max` checks by being moved to [`GIVEN_UP_TOPIC`] in one batch with its op
-//! record.
+//! record. A check whose answer the store refused does not count: its producer has decided, and a full disk must not make its transaction be given up.
 //!
 //! **Bounds.** At most `open_max` transactions are open, some 150 bytes of memory each; a further half message is refused with SYSTEM_BUSY. Since each ends in bounded
 //! time, the oldest open one may hold retention back: the log is kept from its record on. Only on a full disk retention goes on; what is lost then is logged and counted.
@@ -73,6 +76,8 @@ pub struct EndTransaction<'a> {
     pub queue_offset: i64,
     /// The half message's log offset, from its offset message id.
     pub log_offset: i64,
+    /// The transaction's id, from the answer to the send or from the check; empty when the client does not say it.
+    pub transaction_id: &'a str,
     /// What becomes of it.
     pub verdict: Verdict,
 }
@@ -106,6 +111,16 @@ pub enum EndError {
         /// The queue offset given.
         given: i64,
     },
+    /// The transaction there has another id (1): a power cut may have taken the half message that is meant, and another one lies in its place.
+    #[error("the half message at commit log offset {log_offset} begins the transaction {found}, not {given}; has a power cut taken the half message? then send it again")]
+    Id {
+        /// Its log offset.
+        log_offset: i64,
+        /// The id of the transaction that it begins.
+        found: String,
+        /// The id given.
+        given: String,
+    },
     /// The transaction has been committed, rolled back or given up before (1). Nothing was written.
     #[error("the transaction of half message {0} has ended before; nothing was changed")]
     Ended(QueueOffset),
@@ -115,7 +130,7 @@ pub enum EndError {
     /// The committed message cannot be written (13).
     #[error("the message cannot be committed: {0}")]
     Illegal(String),
-    /// The store refused (1, 2, 14): the transaction stays open, the producer will be asked. After a flush that came too late (10) it has ended.
+    /// The store refused (1, 2, 14): the transaction stays open, the producer will be asked once more than else. After a flush that came too late (10) it has ended.
     #[error(transparent)]
     Store(#[from] AppendError),
 }
@@ -170,8 +185,11 @@ impl Delivery {
         };
         let counters = self.counters.clone();
         let stored = move |result: Result<Vec<Placed>, AppendError>| {
-            if settle(claim, &result) {
-                Counters::add(if commit { &counters.transactions_committed } else { &counters.transactions_rolled_back }, 1);
+            match settle(claim, &result) {
+                Ok(()) => Counters::add(if commit { &counters.transactions_committed } else { &counters.transactions_rolled_back }, 1),
+                // Its producer decided. What could never be written counts all the same, so that it ends.
+                Err(claim) if !matches!(result, Err(AppendError::TooLarge(_))) => claim.back_with_its_check(),
+                Err(claim) => drop(claim),
             }
             done(result.map(drop).map_err(EndError::Store));
         };
@@ -188,17 +206,7 @@ impl Delivery {
             error => EndError::Read(error),
         })?;
         let view = RecordView::parse(&record).map_err(|_| ReadError::Corrupt(place))?;
-        if view.topic() != HALF_TOPIC {
-            return Err(not_half());
-        }
-        let owner = half::producer_group(&view).unwrap_or_default();
-        if owner != request.group {
-            return Err(EndError::Group { log_offset, owner: owner.to_owned(), group: request.group.to_owned() });
-        }
-        let offset = QueueOffset(view.queue_offset());
-        if QueueOffset::from_wire(request.queue_offset) != Some(offset) {
-            return Err(EndError::QueueOffset { log_offset, found: offset.0, given: request.queue_offset });
-        }
+        let offset = meant(&view, request)?;
         let claim = self.transactions.claim(offset).map_err(|refused| match refused {
             Refused::Ended => EndError::Ended(offset),
             Refused::UnderWay => EndError::UnderWay(offset),
@@ -222,16 +230,37 @@ impl Delivery {
     }
 }
 
-/// Takes a claim to its end when the batch lies in the log, whose last record is the op record; else the transaction is open again. Whether it has ended.
-fn settle(claim: Claim, result: &Result<Vec<Placed>, AppendError>) -> bool {
+/// The queue offset of a record that is the half message which the producer means.
+fn meant(view: &RecordView<'_>, request: &EndTransaction<'_>) -> Result<QueueOffset, EndError> {
+    let log_offset = request.log_offset;
+    if view.topic() != HALF_TOPIC {
+        return Err(EndError::NotHalf(log_offset));
+    }
+    let owner = half::producer_group(view).unwrap_or_default();
+    if owner != request.group {
+        return Err(EndError::Group { log_offset, owner: owner.to_owned(), group: request.group.to_owned() });
+    }
+    let offset = QueueOffset(view.queue_offset());
+    if QueueOffset::from_wire(request.queue_offset) != Some(offset) {
+        return Err(EndError::QueueOffset { log_offset, found: offset.0, given: request.queue_offset });
+    }
+    let (found, given) = (half::unique_key(view).unwrap_or_default(), request.transaction_id);
+    if found != given && !found.is_empty() && !given.is_empty() {
+        return Err(EndError::Id { log_offset, found: found.to_owned(), given: given.to_owned() });
+    }
+    Ok(offset)
+}
+
+/// Takes a claim to its end when the batch lies in the log, whose last record is the op record; else gives it back.
+fn settle(claim: Claim, result: &Result<Vec<Placed>, AppendError>) -> Result<(), Claim> {
     match result {
         Ok(placed) | Err(AppendError::FlushTimeout(placed)) => {
             if let Some(op) = placed.last() {
                 claim.ended(op.queue_offset);
             }
-            true
+            Ok(())
         }
-        Err(_) => false,
+        Err(_) => Err(claim),
     }
 }
 

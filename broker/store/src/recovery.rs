@@ -85,7 +85,7 @@ pub(crate) struct Recovered {
     pub(crate) meta: Meta,
     pub(crate) flush_mark: FlushMark,
     pub(crate) newest_ms: i64,
-    /// Where the last record begins, if it lies behind the checkpoint.
+    /// Where the last record begins, if it lies behind the checkpoint or in a queue.
     pub(crate) last_record: Option<u64>,
     pub(crate) checkpointed: u64,
     pub(crate) identity: u128,
@@ -119,7 +119,25 @@ pub(crate) fn open(env: &Env, options: &StoreOptions, progress: &RecoveryProgres
     let log = CommitLog::new(disk.clone(), segment_bytes, prewritten, segments, end);
     flush_mark.note(end);
     let Base { queues, keys, meta, checkpointed, .. } = base;
+    let last_record = last_record.or_else(|| last_of_queues(&queues, end));
     Ok(Recovered { log, queues, keys, meta, flush_mark, newest_ms, last_record, checkpointed, identity, lock })
+}
+
+/// Where the record begins that ends at `end`, if it lies in a queue. With nothing behind the checkpoint the log's last record is not read again, but it is the last
+/// of its queue too.
+fn last_of_queues(queues: &QueueIndex, end: u64) -> Option<u64> {
+    let mut found = None;
+    queues.for_each(|queue| {
+        if found.is_none()
+            && let Some(last) = queue.next_offset().0.checked_sub(1)
+            // An entry that cannot be read now is told when somebody asks for it.
+            && let Ok(Some(entry)) = queues.entry(queue, QueueOffset(last))
+            && entry.log_offset.checked_add(u64::from(entry.size)) == Some(end)
+        {
+            found = Some(entry.log_offset);
+        }
+    });
+    found
 }
 
 /// Identity and segment size, fixed when the directory is made: magic 8 · id 16 · segment bytes 8 · CRC-32 4.

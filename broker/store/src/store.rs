@@ -184,7 +184,8 @@ impl Store {
         self.identity
     }
 
-    /// The last record that recovery found behind the checkpoint: the only one whose batch a crash may have cut short. `None` when there was nothing behind it.
+    /// The log's last record when the store was opened: the only one whose batch a crash may have cut short. `None` when the log was empty, or ended with metadata
+    /// that the checkpoint had taken in.
     #[must_use]
     pub fn last_recovered(&self) -> Option<CommitLogOffset> {
         self.shared.last_recovered

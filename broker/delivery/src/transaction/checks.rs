@@ -142,7 +142,7 @@ impl Delivery {
             }
         };
         let result = self.store().append(batch, Wait::Durable);
-        if settle(claim, &result) {
+        if settle(claim, &result).is_ok() {
             Counters::add(&self.counters().transactions_given_up, 1);
             let (group, key, target) = (half::producer_group(view), half::unique_key(view), half::target(view));
             let topic = target.as_ref().map(|(topic, _)| topic.as_str()).ok();

@@ -13,6 +13,7 @@ use sluice_protocol::{
 };
 use sluice_store::{AppendError, Batch, Placed, queue_index::QueueRef};
 use sluice_types::{CommitLogOffset, Group, QueueId, QueueOffset, Topic};
+use std::net::SocketAddr;
 
 /// Marks a half message.
 pub(crate) const TRANSACTION: &str = "TRAN_MSG";
@@ -158,7 +159,8 @@ impl Delivery {
             }
             Ending::Rollback => {}
         }
-        self.push_op(&mut batch, half.queue_offset()).map_err(|error| error.to_string())?;
+        let (born, host) = (self.env.clock.wall().0, self.options().store_host);
+        push_op(&mut batch, self.transactions.op_queue(), half.queue_offset(), born, host).map_err(|error| error.to_string())?;
         Ok(batch)
     }
 
@@ -178,28 +180,6 @@ impl Delivery {
         batch.push(&queue, &committed).map_err(|error| error.to_string())
     }
 
-    /// RocketMQ's op record: it writes several offsets into one now and then, each with a separator behind it.
-    fn push_op(&self, batch: &mut Batch, half_offset: u64) -> Result<(), RecordError> {
-        let host = self.options().store_host;
-        let body = format!("{half_offset}{OFFSET_SEPARATOR}");
-        let mut own = String::new();
-        properties::push(&mut own, properties::TAGS, ENDED_TAG);
-        let op = RecordFields {
-            topic: OP_TOPIC,
-            queue_id: 0,
-            flag: 0,
-            sys_flag: 0,
-            born_timestamp: self.env.clock.wall().0,
-            born_host: host,
-            store_host: host,
-            reconsume_times: 0,
-            prepared_transaction_offset: 0,
-            body: body.as_bytes(),
-            properties: &own,
-        };
-        batch.push(self.transactions.op_queue(), &op)
-    }
-
     /// What a producer is asked for the `checks`th time.
     pub(super) fn check_of(&self, half: &RecordView<'_>, checks: u32) -> Result<TransactionCheck, String> {
         let (topic, queue) = target(half)?;
@@ -217,6 +197,27 @@ impl Delivery {
             record: Bytes::from(record),
         })
     }
+}
+
+/// RocketMQ's op record: it writes several offsets into one now and then, each with a separator behind it. `born`: ms since 1970.
+pub(super) fn push_op(batch: &mut Batch, queue: &QueueRef, half_offset: u64, born: i64, host: SocketAddr) -> Result<(), RecordError> {
+    let body = format!("{half_offset}{OFFSET_SEPARATOR}");
+    let mut own = String::new();
+    properties::push(&mut own, properties::TAGS, ENDED_TAG);
+    let op = RecordFields {
+        topic: OP_TOPIC,
+        queue_id: 0,
+        flag: 0,
+        sys_flag: 0,
+        born_timestamp: born,
+        born_host: host,
+        store_host: host,
+        reconsume_times: 0,
+        prepared_transaction_offset: 0,
+        body: body.as_bytes(),
+        properties: &own,
+    };
+    batch.push(queue, &op)
 }
 
 /// Whether a record is the committed message of a half message.

@@ -6,7 +6,8 @@
 //! | *n*, a number | the open half messages with queue offsets from 1024 *n* to 1024 *n* + 1023, 38 bytes each: queue offset − 1024 *n* 2, log offset 8, store timestamp 8, time of the next check 8 (ms since 1970), how long that was from the time of noting 8 (ms), checks 4 |
 //!
 //! A half message noted as open may have ended since; its op record then lies at or above the noted op offset. Progress is written behind the chunks that it
-//! relies on, so that a crash in between leaves more to read and nothing out.
+//! relies on, so that a crash in between leaves more to read and nothing out. It is written only while every half message below the newest known one is known: so
+//! no op record below it is about a half message above it.
 
 use super::{
     Transactions, half,
@@ -17,7 +18,7 @@ use sluice_env::Env;
 use sluice_protocol::record::RecordView;
 use sluice_store::{AppendError, Batch, MetaChange, MetaTable, ReadError, ReadLimits, Store, Wait, queue_index::QueueRef};
 use sluice_types::{CommitLogOffset, QueueOffset};
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 const PROGRESS: &str = "progress";
 const ENTRY_BYTES: usize = 38;
@@ -43,18 +44,26 @@ impl Transactions {
             state.halves.next = all.scan(all.half_queue(), halves, counters, |view| all.found(&mut state, view))?;
             state.ops.next = all.scan(all.op_queue(), ops, counters, |op| ended_by(&mut state, op))?;
             let cut_commit = all.cut_commit(&state);
-            if let Some(offset) = cut_commit {
-                state.remove(offset);
-            }
             all.hold(&state);
             cut_commit
         };
-        if let Some(offset) = cut_commit {
+        if let Some((offset, host)) = cut_commit {
             tracing::info!(half = %offset, "a crash had cut off the end of a commit; its message is there, the transaction has ended");
-            // Before anything else can become the log's last record.
-            all.note().map_err(|error| format!("the end of the transaction of half message {offset} could not be noted: {error}"))?;
+            all.complete(offset, host).map_err(|error| format!("the end of the transaction of half message {offset} could not be written: {error}"))?;
         }
         Ok(all)
+    }
+
+    /// Writes the op record that a crash has cut off: before anything else can become the log's last record, and whole or not at all.
+    fn complete(self: &Arc<Self>, offset: QueueOffset, host: SocketAddr) -> Result<(), String> {
+        let claim = self.claim(offset).map_err(|refused| format!("{refused:?}"))?;
+        let mut batch = Batch::new();
+        half::push_op(&mut batch, self.op_queue(), offset.0, self.clock.wall().0, host).map_err(|error| error.to_string())?;
+        let result = self.store.append(batch, Wait::Durable);
+        match (super::settle(claim, &result), result) {
+            (Err(_), Err(error)) => Err(error.to_string()),
+            _ => Ok(()),
+        }
     }
 
     fn read_notes(&self, state: &mut State, noted: &mut Noted) -> Result<(), String> {
@@ -126,15 +135,15 @@ impl Transactions {
         }
     }
 
-    /// The open half message whose committed message is the log's last record: its op record was cut off.
-    fn cut_commit(&self, state: &State) -> Option<QueueOffset> {
+    /// The open half message whose committed message is the log's last record, and who stored it: its op record was cut off.
+    fn cut_commit(&self, state: &State) -> Option<(QueueOffset, SocketAddr)> {
         let last = self.store.record_at(self.store.last_recovered()?).ok()?;
         let last = RecordView::parse(&last).ok()?;
         let place = CommitLogOffset::from_wire(last.prepared_transaction_offset())?;
         let (offset, _) = state.open.iter().find(|(_, open)| open.log_offset == place)?;
         let record = self.store.record_at(place).ok()?;
         let view = RecordView::parse(&record).ok()?;
-        half::is_commit_of(&last, &view).then_some(QueueOffset(*offset))
+        half::is_commit_of(&last, &view).then_some((QueueOffset(*offset), view.store_host()))
     }
 
     /// Notes in the log what has changed. Blocks.
@@ -158,7 +167,7 @@ impl Transactions {
                 };
             }
         }
-        noted.progress = Some(progress);
+        noted.progress = progress;
         Ok(())
     }
 
@@ -173,7 +182,7 @@ impl Transactions {
     }
 
     /// What differs from the notes, the progress last.
-    fn changes(&self, noted: &Noted) -> (Vec<MetaChange>, (u64, u64), BTreeSet<u64>) {
+    fn changes(&self, noted: &Noted) -> (Vec<MetaChange>, Option<(u64, u64)>, BTreeSet<u64>) {
         let (now, wall) = (self.clock.monotonic(), self.clock.wall().0);
         let mut state = self.state.lock();
         let taken = std::mem::take(&mut state.changed);
@@ -191,12 +200,16 @@ impl Transactions {
                 changes.push(MetaChange { table: MetaTable::Transactions, key: chunk.to_string(), value: Some(value).filter(|value| !value.is_empty()) });
             }
         }
+        // One that came early may have ended: behind the progress it would be found again, and its op record before it would not.
+        if !state.halves.is_gapless() {
+            return (changes, noted.progress, taken);
+        }
         let progress = (state.halves.next, state.ops.next);
         if noted.progress != Some(progress) && (noted.progress.is_some() || progress != (0, 0)) {
             let value = [progress.0.to_be_bytes(), progress.1.to_be_bytes()].concat();
             changes.push(MetaChange { table: MetaTable::Transactions, key: PROGRESS.to_owned(), value: Some(value) });
         }
-        (changes, progress, taken)
+        (changes, Some(progress), taken)
     }
 }
 
@@ -261,6 +274,37 @@ mod tests {
         entry.encode(&mut bytes);
         assert_eq!((bytes.len(), Entry::decode(&bytes)), (ENTRY_BYTES, Some(entry)));
         assert_eq!(Entry::decode(&bytes[..ENTRY_BYTES - 1]), None);
+    }
+
+    fn empty() -> Arc<Transactions> {
+        let (env, _, _) = sluice_env::sim::env(3);
+        let store = Store::open(env.clone(), sluice_store::StoreOptions { segment_bytes: 1 << 20, ..Default::default() }).expect("opens");
+        let seconds = Duration::from_secs;
+        let rules = TransactionRules { timeout: seconds(6), check_interval: seconds(30), check_max: 15, immunity_max: seconds(100), open_max: 9 };
+        Arc::new(Transactions::empty(&store, &env, rules).expect("legal names"))
+    }
+
+    /// Else a start would find the half message behind the progress, and not the op record before it that has ended it.
+    #[test]
+    fn progress_is_not_noted_while_a_half_message_has_overtaken_another() {
+        let all = empty();
+        let tickets = [0, 1].map(|offset| (all.reserve().expect("room"), offset));
+        let mut progress = Vec::new();
+        for (ticket, offset) in tickets.into_iter().rev() {
+            let place = sluice_store::Placed {
+                log_offset: CommitLogOffset(1_000 * offset),
+                queue_offset: QueueOffset(offset),
+                bytes: 300,
+                store_timestamp: 0,
+            };
+            ticket.begun(&place, None);
+            if offset == 1 {
+                all.claim(QueueOffset(1)).map_err(|refused| format!("{refused:?}")).expect("open").ended(QueueOffset(0));
+            }
+            let (changes, noted, _) = all.changes(&Noted::default());
+            progress.push((changes.iter().any(|change| change.key == PROGRESS), noted));
+        }
+        assert_eq!(progress, [(false, None), (true, Some((2, 1)))]);
     }
 
     #[test]

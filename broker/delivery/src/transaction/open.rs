@@ -66,6 +66,11 @@ impl Prefix {
             self.next += 1;
         }
     }
+
+    /// Whether all that are known are below `next`.
+    pub(super) fn is_gapless(&self) -> bool {
+        self.early.is_empty()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -269,6 +274,11 @@ impl Claim {
         state.remove(self.offset);
         state.ops.add(op.0);
         self.transactions.hold(&state);
+    }
+
+    /// The store refused the end that its producer wanted: the check that brought it does not count, and another one comes when it would have come.
+    pub(super) fn back_with_its_check(self) {
+        self.transactions.state.lock().change(self.offset, |half| half.checks = half.checks.saturating_sub(1));
     }
 }
 

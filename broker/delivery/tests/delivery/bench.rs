@@ -115,7 +115,8 @@ impl Bench {
     /// Ends a transaction as the producer of that half message would.
     pub(crate) fn end(&self, half: &SendReceipt, verdict: Verdict) -> Result<(), EndError> {
         let (queue_offset, log_offset) = (half.first_queue_offset.to_wire(), half.placed[0].log_offset.to_wire());
-        self.end_as(EndTransaction { group: "producers", queue_offset, log_offset, verdict })
+        let transaction_id = half.transaction_id.as_deref().unwrap_or_default();
+        self.end_as(EndTransaction { group: "producers", queue_offset, log_offset, transaction_id, verdict })
     }
 
     pub(crate) fn end_as(&self, request: EndTransaction<'_>) -> Result<(), EndError> {

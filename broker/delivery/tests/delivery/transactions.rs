@@ -7,7 +7,7 @@ use sluice_protocol::{
     batch, properties,
     record::{RecordView, sys_flag},
 };
-use sluice_store::{FlushMode, StoreOptions};
+use sluice_store::{AppendError, FlushMode, StoreOptions};
 use std::{
     collections::BTreeSet,
     sync::atomic::{AtomicU64, Ordering},
@@ -142,12 +142,12 @@ fn of_many_ends_at_once_one_is_written() {
 }
 
 #[test]
-fn an_end_must_name_a_half_message_its_group_and_both_of_its_offsets() {
+fn an_end_must_name_a_half_message_its_group_both_of_its_offsets_and_no_other_id() {
     let bench = Bench::new();
     let plain = bench.send(message("orders", "plain")).expect("stored");
     let receipt = begin(&bench, "half");
     let (queue_offset, log_offset) = (receipt.first_queue_offset.to_wire(), receipt.placed[0].log_offset.to_wire());
-    let right = EndTransaction { group: "producers", queue_offset, log_offset, verdict: Verdict::Commit };
+    let right = EndTransaction { group: "producers", queue_offset, log_offset, transaction_id: "id-1", verdict: Verdict::Commit };
     let wrong = [
         EndTransaction { group: "others", ..right },
         EndTransaction { queue_offset: queue_offset + 1, ..right },
@@ -156,19 +156,24 @@ fn an_end_must_name_a_half_message_its_group_and_both_of_its_offsets() {
         EndTransaction { log_offset: -1, ..right },
         EndTransaction { log_offset: i64::MAX, ..right },
         EndTransaction { log_offset: plain.placed[0].log_offset.to_wire(), ..right },
+        EndTransaction { transaction_id: "id-2", ..right },
     ];
     for request in wrong {
         let refused = bench.end_as(request);
         assert!(
-            matches!(refused, Err(EndError::Group { .. } | EndError::QueueOffset { .. } | EndError::NotHalf(_) | EndError::Read(_))),
+            matches!(refused, Err(EndError::Group { .. } | EndError::QueueOffset { .. } | EndError::Id { .. } | EndError::NotHalf(_) | EndError::Read(_))),
             "{request:?}: {refused:?}"
         );
     }
     assert_eq!((visible(&bench).len(), bench.delivery.open_transactions()), (0, 1));
     bench.end_as(EndTransaction { verdict: Verdict::Unknown, ..right }).expect("noted");
     assert_eq!((visible(&bench).len(), bench.delivery.open_transactions()), (0, 1));
-    bench.end_as(right).expect("committed");
-    assert_eq!(visible(&bench), ["half"]);
+    // Not every client says the id, and not every message has one.
+    bench.end_as(EndTransaction { transaction_id: "", ..right }).expect("committed");
+    let nameless = bench.send(SendRequest { properties: "TRAN_MSG\u{1}true\u{2}", ..half("nameless") }).expect("stored");
+    let (queue_offset, log_offset) = (nameless.first_queue_offset.to_wire(), nameless.placed[0].log_offset.to_wire());
+    bench.end_as(EndTransaction { queue_offset, log_offset, ..right }).expect("committed");
+    assert_eq!(visible(&bench), ["half", "nameless"]);
 }
 
 #[test]
@@ -383,6 +388,34 @@ fn after_the_last_check_a_transaction_is_given_up_and_its_message_lies_where_peo
     bench.clock.advance(Duration::from_secs(3600));
     turns();
     assert_eq!((visible(&bench).len(), bench.contents(GIVEN_UP, 0).len()), (0, 1));
+}
+
+/// A check counts when it brings no decision. One that the full disk kept from being written is a decision all the same.
+#[test]
+fn a_commit_that_the_full_disk_refuses_is_asked_for_again_and_the_transaction_is_not_given_up() {
+    let bench = Bench::with(quick);
+    producer(&bench, "p", 7);
+    let receipt = begin(&bench, "paid");
+    // The queues have their files by then, as on a disk that has filled up in use.
+    bench.store.checkpoint().expect("written");
+    let (free, total) = sluice_env::Disk::space(&bench.disk).expect("known");
+    bench.disk.set_capacity(Some(total - free));
+    bench.clock.advance(Duration::from_secs(6));
+    bench.until("the broker notices", || bench.store.status().writable.is_err());
+    for n in 1..=5 {
+        bench.until("one more question", || checks(&bench).len() == n);
+        let refused = bench.end(&receipt, Verdict::Commit);
+        assert!(matches!(refused, Err(EndError::Store(AppendError::DiskFull(_)))), "{refused:?}");
+        bench.clock.advance(Duration::from_secs(30));
+    }
+    bench.until("one more question", || checks(&bench).len() == 6);
+    bench.disk.set_capacity(None);
+    bench.clock.advance(Duration::from_secs(5));
+    bench.until("space again", || bench.store.status().writable.is_ok());
+    bench.clock.advance(Duration::from_secs(25));
+    bench.until("one more question", || checks(&bench).len() == 7);
+    bench.end(&receipt, Verdict::Commit).expect("committed");
+    assert_eq!((visible(&bench), bench.contents(GIVEN_UP, 0).len()), (vec!["paid".to_owned()], 0));
 }
 
 /// As in RocketMQ; else a group that is gone would hold the log back for ever.

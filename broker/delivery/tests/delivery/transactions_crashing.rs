@@ -2,29 +2,32 @@
 
 use crate::{
     bench::{Bench, client, group},
-    transactions::{half, visible},
+    transactions::{HALF, half, visible},
 };
-use sluice_delivery::{EndError, SendReceipt, Verdict};
+use sluice_delivery::{EndError, SendReceipt, SendRequest, Verdict};
 use sluice_env::{
     Disk, OpenMode,
     sim::{self, SimClock, SimDisk},
 };
-use sluice_store::{FlushMode, StoreOptions};
+use sluice_store::{FlushMode, Store, StoreOptions};
 use std::{ops::Range, time::Duration};
 
 const SEGMENT: &str = "commitlog/00000000000000000000";
 const GIVEN_UP: &str = "TRANS_CHECK_MAX_TIME_TOPIC";
 
 /// Nothing is flushed by itself, so that the log may end anywhere.
-fn open_unflushed(disk: SimDisk, clock: SimClock) -> Bench {
-    let store = StoreOptions {
+fn unflushed() -> StoreOptions {
+    StoreOptions {
         segment_bytes: 256 << 10,
         flush: FlushMode::Async { interval: Duration::from_secs(3600) },
         checkpoint_bytes: u64::MAX,
         checkpoint_interval: Duration::from_secs(86_400),
         ..StoreOptions::default()
-    };
-    Bench::open_with(disk, clock, store, |options| {
+    }
+}
+
+fn open_unflushed(disk: SimDisk, clock: SimClock) -> Bench {
+    Bench::open_with(disk, clock, unflushed(), |options| {
         options.transaction_check_max = 1;
         options.transaction_check_interval = Duration::from_secs(6);
     })
@@ -119,12 +122,59 @@ fn wherever_the_log_ends_a_transaction_is_open_or_ended_and_its_message_is_there
     stop(&bench);
 }
 
+/// A second crash comes before the first start has noted what it found; its checkpoint says that the log was read up to the end.
+#[test]
+fn a_commit_that_was_cut_counts_also_when_a_checkpoint_was_all_that_the_first_start_wrote() {
+    let (_, disk, clock) = sim::env(5);
+    let bench = open_unflushed(disk, clock);
+    let receipt = bench.send(half("money")).expect("stored");
+    let message = bytes_of(&receipt).end;
+    bench.end(&receipt, Verdict::Commit).expect("committed");
+    let record = bench.store.record_at(sluice_types::CommitLogOffset(message)).expect("the committed message");
+    let disk = cut(&bench.disk, message + record.len() as u64);
+    let store = Store::open(sim::env_over(7, &disk, &bench.clock), unflushed()).expect("opens");
+    store.checkpoint().expect("written");
+    let mut crashed = open_unflushed(disk.kill(), bench.clock.clone());
+    for life in 0..3 {
+        assert_eq!(found(&crashed), Found::Committed, "life {life}");
+        assert_eq!(crashed.end(&receipt, Verdict::Commit), Err(EndError::Ended(receipt.first_queue_offset)));
+        let before = crashed;
+        crashed = open_unflushed(before.disk.kill(), before.clock.clone());
+        stop(&before);
+    }
+    assert_eq!(crashed.contents("RMQ_SYS_TRANS_OP_HALF_TOPIC", 0), [("0,".to_owned(), "TAGS\u{1}d\u{2}".to_owned())]);
+    stop(&crashed);
+    drop(store);
+    stop(&bench);
+}
+
 fn expected_index(found: &Found) -> usize {
     match found {
         Found::Nothing => 0,
         Found::Open => 1,
         Found::Committed => 2,
     }
+}
+
+/// Only with asynchronous flush: what was acknowledged last is gone, and what comes next gets its place, its queue offset and all.
+#[test]
+fn an_end_whose_half_message_a_power_cut_took_does_not_end_the_one_that_lies_in_its_place() {
+    let (_, disk, clock) = sim::env(5);
+    let bench = open_unflushed(disk, clock);
+    let lost = bench.send(half("a")).expect("stored");
+    let crashed = open_unflushed(cut(&bench.disk, bytes_of(&lost).start), bench.clock.clone());
+    let other = HALF.replace("id-1", "id-2");
+    let next = crashed.send(SendRequest { properties: &other, ..half("b") }).expect("stored");
+    assert_eq!((bytes_of(&next), next.first_queue_offset), (bytes_of(&lost), lost.first_queue_offset));
+    for verdict in [Verdict::Commit, Verdict::Rollback] {
+        let refused = crashed.end(&lost, verdict);
+        assert!(matches!(&refused, Err(EndError::Id { found, given, .. }) if found == "id-2" && given == "id-1"), "{refused:?}");
+        assert_eq!(found(&crashed), Found::Open);
+    }
+    crashed.end(&next, Verdict::Commit).expect("committed");
+    assert_eq!(visible(&crashed), ["b"]);
+    stop(&bench);
+    stop(&crashed);
 }
 
 #[test]

@@ -155,9 +155,13 @@ const fn send_code(error: &SendError) -> ResponseCode {
 /// As upstream; no official client waits for the answer.
 const fn end_code(error: &EndError) -> ResponseCode {
     match error {
-        EndError::NotHalf(_) | EndError::Read(_) | EndError::Group { .. } | EndError::QueueOffset { .. } | EndError::Ended(_) | EndError::UnderWay(_) => {
-            ResponseCode::SystemError
-        }
+        EndError::NotHalf(_)
+        | EndError::Read(_)
+        | EndError::Group { .. }
+        | EndError::QueueOffset { .. }
+        | EndError::Id { .. }
+        | EndError::Ended(_)
+        | EndError::UnderWay(_) => ResponseCode::SystemError,
         EndError::Illegal(_) => ResponseCode::MessageIllegal,
         EndError::Store(error) => append_code(error),
     }

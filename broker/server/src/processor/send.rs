@@ -57,7 +57,13 @@ impl BrokerProcessor {
             let failure = Failure::invalid(format!("{} is no end of a transaction; 8 is commit, 12 roll back, 0 not known", header.commit_or_rollback));
             return reply.outcome(Err(failure));
         };
-        let end = EndTransaction { group: &header.producer_group, queue_offset: header.tran_state_table_offset, log_offset: header.commit_log_offset, verdict };
+        let end = EndTransaction {
+            group: &header.producer_group,
+            queue_offset: header.tran_state_table_offset,
+            log_offset: header.commit_log_offset,
+            transaction_id: header.transaction_id.as_deref().unwrap_or_default(),
+            verdict,
+        };
         self.delivery.end_transaction(end, Box::new(move |result| reply.outcome(result.map(|()| Answer::success()).map_err(Failure::from))));
     }
 

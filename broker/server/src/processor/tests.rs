@@ -619,15 +619,20 @@ async fn a_producer_is_asked_over_its_connection_and_its_oneway_commit_makes_the
     let record = RecordView::checked(&question.body).expect("a record");
     assert_eq!((record.topic(), record.body()), ("t", &b"half"[..]));
 
-    let end = |commit_or_rollback| EndTransactionRequest {
+    let of = |transaction_id: Option<&str>, commit_or_rollback| EndTransactionRequest {
         producer_group: "p".into(),
         tran_state_table_offset: check.tran_state_table_offset,
         commit_log_offset: check.commit_log_offset,
         commit_or_rollback,
         from_transaction_check: true,
         msg_id: "id-1".into(),
+        transaction_id: transaction_id.map(Into::into),
         ..EndTransactionRequest::default()
     };
+    let end = |commit_or_rollback| of(check.transaction_id.as_deref(), commit_or_rollback);
+    let answer = producer.call(Code::EndTransaction, of(Some("id-2"), 8).encode(), b"").await;
+    assert_eq!(answer.header.response_code(), Some(ResponseCode::SystemError));
+    assert!(answer.header.remark.expect("a reason").contains("not id-2"));
     producer.must(Code::EndTransaction, end(0).encode(), b"").await;
     assert_eq!(producer.call(Code::EndTransaction, end(5).encode(), b"").await.header.response_code(), Some(ResponseCode::InvalidParameter));
     let mut header = Header::request(Code::EndTransaction, 99, end(8).encode());

@@ -311,7 +311,7 @@ fn retention_stops_at_what_is_held_and_goes_on_when_it_is_let_go() {
 
 /// A batch cut short ends the log: whoever wrote it must learn what of it is there.
 #[test]
-fn recovery_tells_the_last_record_behind_the_checkpoint_and_none_when_there_is_nothing() {
+fn recovery_tells_the_last_record_also_when_a_checkpoint_has_come_behind_it() {
     let mut world = World::new(4, never_flushing());
     let store = world.open();
     assert_eq!(store.last_recovered(), None);
@@ -324,5 +324,13 @@ fn recovery_tells_the_last_record_behind_the_checkpoint_and_none_when_there_is_n
     store.checkpoint().expect("checkpoint");
     drop(store);
     world.kill();
-    assert_eq!(world.open().last_recovered(), None);
+    let store = world.open();
+    assert_eq!(store.last_recovered(), Some(last));
+    let mut batch = Batch::new();
+    batch.meta(&[MetaChange { table: MetaTable::Topics, key: "a".to_owned(), value: Some(vec![1]) }]).expect("encodes");
+    store.append(batch, Wait::Appended).expect("acknowledged");
+    store.checkpoint().expect("checkpoint");
+    drop(store);
+    world.kill();
+    assert_eq!(world.open().last_recovered(), None, "the last one is metadata");
 }
