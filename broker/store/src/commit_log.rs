@@ -182,14 +182,16 @@ impl CommitLog {
             let n = segments.iter().take_while(|s| s.end() <= min).count();
             segments.drain(..n).collect()
         };
-        for (i, segment) in gone.iter().enumerate() {
-            if i == 0 && segment.is_unread() {
-                segment::recycle(&*self.disk, segment.base)?;
+        let removed = !gone.is_empty();
+        for (i, segment) in gone.into_iter().enumerate() {
+            let base = segment.base;
+            if i == 0 && segment.into_unread() {
+                segment::recycle(&*self.disk, base)?;
             } else {
-                self.disk.remove(&segment::name(segment.base))?;
+                self.disk.remove(&segment::name(base))?;
             }
         }
-        if gone.is_empty() { Ok(()) } else { self.disk.sync_dir(segment::DIRECTORY) }
+        if removed { self.disk.sync_dir(segment::DIRECTORY) } else { Ok(()) }
     }
 }
 

@@ -64,7 +64,7 @@ impl Segment {
     pub(crate) fn slice(&self, offset: u64, len: usize) -> Result<Bytes, ReadError> {
         let from = self.position(offset, len)?;
         match &self.data {
-            Data::Mapped(map) => Ok(map.bytes.slice(from..from + len)),
+            Data::Mapped(map) => Ok(map.slice(from..from + len)),
             Data::File(file) => {
                 let mut bytes = vec![0; len];
                 file.read_exact_at(&mut bytes, from as u64).map_err(|e| ReadError::Disk(CommitLogOffset(offset), e.to_string()))?;
@@ -77,7 +77,7 @@ impl Segment {
     pub(crate) fn mapped(&self, offset: u64, len: usize) -> Result<Option<&[u8]>, ReadError> {
         let from = self.position(offset, len)?;
         match &self.data {
-            Data::Mapped(map) => Ok(Some(&map.bytes[from..from + len])),
+            Data::Mapped(map) => Ok(Some(&map.bytes()[from..from + len])),
             Data::File(_) => Ok(None),
         }
     }
@@ -89,11 +89,12 @@ impl Segment {
         }
     }
 
-    /// Whether no reader holds a slice of the map, so that the file may get other content.
-    pub(crate) fn is_unread(&self) -> bool {
-        match &self.data {
-            Data::Mapped(map) => map.bytes.is_unique(),
-            Data::File(_) => true,
+    /// Gives the segment up; whether no reader looks into it or holds a slice of it, so that its file may get other content.
+    pub(crate) fn into_unread(self: Arc<Self>) -> bool {
+        match Arc::into_inner(self).map(|segment| segment.data) {
+            Some(Data::Mapped(map)) => map.into_unread(),
+            Some(Data::File(_)) => true,
+            None => false,
         }
     }
 }

@@ -5,10 +5,14 @@ use sluice_env::real;
 use sluice_protocol::record::{RecordFields, RecordView};
 use sluice_store::{Batch, FlushMode, ReadLimits, Store, StoreOptions, Wait};
 use sluice_types::{QueueId, QueueOffset, Topic};
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-    mpsc,
+use std::{
+    os::unix::fs::MetadataExt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    time::{Duration, Instant},
 };
 
 fn open(directory: &std::path::Path, flush: FlushMode) -> Arc<Store> {
@@ -38,7 +42,7 @@ fn one(store: &Store, topic: &Topic, queue: u32, body: &[u8]) -> Batch {
 
 #[test]
 fn concurrent_submitters_get_each_offset_once_and_readers_get_every_record() {
-    for flush in [FlushMode::Sync, FlushMode::Async { interval: std::time::Duration::from_millis(50) }] {
+    for flush in [FlushMode::Sync, FlushMode::Async { interval: Duration::from_millis(50) }] {
         let directory = tempfile::tempdir().expect("directory");
         let store = open(directory.path(), flush);
         let topic = Topic::new("orders").expect("legal");
@@ -54,7 +58,7 @@ fn concurrent_submitters_get_each_offset_once_and_readers_get_every_record() {
                         store.submit(batch, Wait::Durable, Box::new(move |result| send.send(result).expect("receiver lives")));
                     }
                     for _ in 0..500 {
-                        receive.recv_timeout(std::time::Duration::from_secs(20)).expect("answered").expect("acknowledged");
+                        receive.recv_timeout(Duration::from_secs(20)).expect("answered").expect("acknowledged");
                         answered.fetch_add(1, Ordering::Relaxed);
                     }
                 });
@@ -68,6 +72,37 @@ fn concurrent_submitters_get_each_offset_once_and_readers_get_every_record() {
         drop(store);
         let store = open(directory.path(), flush);
         assert_eq!(count(&store, &topic, 0) + count(&store, &topic, 1), 2000);
+    }
+}
+
+#[test]
+fn a_segment_is_recycled_when_nobody_reads_it_and_never_while_somebody_does() {
+    for held in [false, true] {
+        let directory = tempfile::tempdir().expect("directory");
+        let options = StoreOptions { segment_bytes: 4 << 20, flush: FlushMode::Sync, retention_bytes: Some(1 << 20), ..StoreOptions::default() };
+        let store = Store::open(real::env(directory.path()).expect("environment"), options).expect("opens");
+        let topic = Topic::new("orders").expect("legal");
+        let append = |byte: u8| store.append(one(&store, &topic, 0, &vec![byte; 1 << 20]), Wait::Durable).expect("acknowledged");
+        (0..6).for_each(|byte| _ = append(byte));
+        let file = |name: &str| std::fs::metadata(directory.path().join("commitlog").join(name)).ok().map(|file| file.ino());
+        let first = file("00000000000000000000").expect("there");
+        // The keeper makes one ready after a roll; were that still going on, it would take the recycled one's place.
+        let begun = Instant::now();
+        while file("next").is_none() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "no segment is made ready");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let limits = ReadLimits { messages: 1, bytes: 2 << 20, scanned: 1 };
+        let slice = store.read(&store.queue(&topic, QueueId(0)), QueueOffset(0), limits, &mut |_| true).expect("readable").slices.remove(0);
+        let kept = held.then_some(slice);
+        store.retain_now().expect("retention");
+        assert_eq!(file("next") == Some(first), !held, "the file of the first segment");
+        // Over the end of the segment, so that the recycled one is written into.
+        (6..12).for_each(|byte| _ = append(byte));
+        if let Some(slice) = kept {
+            assert!(RecordView::checked(&slice).expect("still whole").body().iter().all(|byte| *byte == 0));
+        }
+        store.close();
     }
 }
 

@@ -67,7 +67,6 @@ impl Registration {
                     }
                 }
                 Err(error) => {
-                    connection = None;
                     failures += 1;
                     // Once, not every few seconds: this line holds until it works again.
                     if failures == 1 {
@@ -97,10 +96,11 @@ impl Registration {
         let body = Bytes::from(self.body().encode());
         let request = Request::new(RequestCode::RegisterBroker, self.register_header(&body).encode()).with_body(body);
         let answer = open.request(request, ANSWER_DEADLINE).await?;
+        // Kept also when it refuses: a name server forgets a broker whose connection ends, with all that it took before.
+        *connection = Some(open.clone());
         if answer.header.code != ResponseCode::Success.to_wire() {
             return Err(RegisterError::Refused { code: answer.header.code, remark: answer.header.remark.map(|r| r.to_string()).unwrap_or_default() });
         }
-        *connection = Some(open.clone());
         Ok(open)
     }
 
