@@ -1,7 +1,9 @@
 use super::*;
 use crate::config::{ConfigFlags, Loaded};
+use bytes::{Bytes, BytesMut};
 use parking_lot::{Condvar, Mutex};
 use sluice_env::{Disk, File, OpenMode};
+use sluice_protocol::{Frame, FrameLimits, Header, RequestCode, ResponseCode, Step, next_frame};
 use std::{io::Read as _, net::SocketAddr};
 
 /// A door that is shut until somebody opens it.
@@ -161,4 +163,44 @@ fn a_name_server_alone_takes_frames_as_large_as_java_sends_them() {
     let dir = std::path::Path::new("unused");
     assert_eq!(net_limits(&config(dir, "naming")).frame.frame_bytes_max, 16 << 20);
     assert_eq!(net_limits(&config(dir, "naming,broker")).frame.frame_bytes_max, 5 << 20);
+}
+
+/// The next frame on a connection; `None` at its end.
+fn next_on(stream: &mut std::net::TcpStream, input: &mut BytesMut) -> Option<Frame> {
+    loop {
+        if let Step::Frame(frame) = next_frame(input, &FrameLimits::default()).expect("a frame") {
+            return Some(frame);
+        }
+        let mut piece = [0; 4096];
+        let read = stream.read(&mut piece).expect("within the deadline");
+        if read == 0 {
+            return None;
+        }
+        input.extend_from_slice(&piece[..read]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_server_that_refuses_a_registration_keeps_its_connection() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let name_server = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let mut config = config(dir.path(), "naming,broker");
+    config.roles.naming = false;
+    config.naming_addresses = vec![name_server.local_addr().expect("bound").to_string()];
+    let asked_twice = tokio::task::spawn_blocking(move || {
+        let (mut stream, _) = name_server.accept().expect("the broker comes");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
+        let mut input = BytesMut::new();
+        let first = next_on(&mut stream, &mut input).expect("a registration");
+        let answer = Frame { header: Header::response_to(&first.header, ResponseCode::SystemError), body: Bytes::new() };
+        let mut out = BytesMut::new();
+        answer.encode(&mut out).expect("small");
+        stream.write_all(&out).expect("written");
+        let second = next_on(&mut stream, &mut input).map(|frame| frame.header.request_code());
+        (first.header.request_code(), second)
+    });
+    let running = Running::start(&config, &Ports::of(&config), &Places::real(&config)).await.expect("starts");
+    let register = Some(RequestCode::RegisterBroker);
+    assert_eq!(asked_twice.await.expect("runs"), (register, Some(register)), "the same connection");
+    running.stop(Duration::from_secs(5)).await;
 }
