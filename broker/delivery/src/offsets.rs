@@ -196,6 +196,15 @@ impl Offsets {
         None
     }
 
+    /// Where a pull that is held is to be sent, because the group was reset since; the connection counts as told. That it was told already does not let the pull
+    /// wait on: it asked before that, for who asks afterwards has followed, and then there is no reset any more.
+    pub(crate) fn redirect_held(&self, group: &Group, topic: &Topic, queue: QueueId, connection: ConnectionId) -> Option<QueueOffset> {
+        let mut state = self.state.lock();
+        let reset = state.resets.get_mut(&(group.clone(), topic.clone(), queue))?;
+        reset.tell(connection);
+        Some(reset.offset)
+    }
+
     /// Whether [`redirect`](Self::redirect) would send the pull elsewhere.
     pub(crate) fn would_redirect(&self, group: &Group, topic: &Topic, queue: QueueId, connection: ConnectionId) -> bool {
         self.resets.load(Ordering::Acquire) != 0 && self.state.lock().reset(group, topic, queue).is_some_and(|reset| reset.redirects(connection))

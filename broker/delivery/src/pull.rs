@@ -133,6 +133,8 @@ pub type PullDone = Box<dyn FnOnce(PullReply) + Send>;
 
 /// Most queue entries looked at in one read when the filter refuses many.
 const SCANNED_MAX: u32 = 8192;
+/// The remark of a pull that is sent elsewhere because its group was reset.
+const OFFSET_RESET: &str = "OFFSET_RESET";
 
 /// A pull after its checks: what it takes to read.
 pub(crate) struct PullWork {
@@ -268,7 +270,7 @@ impl Delivery {
     /// The answer to a pull of a group that was told to go on elsewhere.
     fn redirected(&self, work: &PullWork) -> Option<PullOutcome> {
         let to = self.offsets().redirect(&work.group, work.queue.topic(), work.queue.id(), work.connection)?;
-        Some(self.sent_to(work, "OFFSET_RESET", to))
+        Some(self.sent_to(work, OFFSET_RESET, to))
     }
 
     /// The answer to an offset outside the queue's bounds.
@@ -285,7 +287,8 @@ impl Delivery {
     /// A group was told to go on elsewhere: its pulls that wait for the queue's next message would otherwise learn of it only at their end.
     pub(crate) fn redirect_held(&self, queue: &QueueRef, group: &Group) {
         for pull in self.held.take_group(queue, group) {
-            match self.redirected(&pull.work) {
+            let to = self.offsets().redirect_held(group, queue.topic(), queue.id(), pull.work.connection);
+            match to.map(|to| self.sent_to(&pull.work, OFFSET_RESET, to)) {
                 Some(moved) => (pull.done)(Ok(moved)),
                 None => self.hold(pull),
             }

@@ -102,6 +102,20 @@ fn a_question_for_the_offset_tells_only_who_asks() {
 }
 
 #[test]
+fn a_second_pull_that_a_member_left_behind_does_not_count_as_following() {
+    let bench = read_to_the_end();
+    // A member that lost the queue and got it back has both.
+    let held = [0; 2].map(|_| bench.pull_later(PullRequest { suspend: HOLD, ..pull_of("orders", 3) }));
+    reset(&bench, &back(ResetTo::Time(0))).expect("moved");
+    for pull in held {
+        let sent = pull.recv_timeout(PATIENCE).expect("woken").expect("answered");
+        assert_eq!((sent.status, sent.next), (PullStatus::OffsetMoved, QueueOffset(0)));
+    }
+    bench.delivery.commit_offset(&group("readers"), &topic("orders"), 0, 3).expect("taken, as far as the member is told");
+    assert_eq!(committed(&bench), Some(QueueOffset(0)));
+}
+
+#[test]
 fn every_pull_that_is_sent_elsewhere_is_counted() {
     let bench = read_to_the_end();
     let waiting = bench.pull_later(PullRequest { suspend: HOLD, ..pull_of("orders", 3) });
