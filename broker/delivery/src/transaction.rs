@@ -112,7 +112,9 @@ pub enum EndError {
         given: i64,
     },
     /// The transaction there has another id (1): a power cut may have taken the half message that is meant, and another one lies in its place.
-    #[error("the half message at commit log offset {log_offset} begins the transaction {found}, not {given}; has a power cut taken the half message? then send it again")]
+    #[error(
+        "the half message at commit log offset {log_offset} begins the transaction {found}, not {given}; has a power cut taken the half message? then send it again"
+    )]
     Id {
         /// Its log offset.
         log_offset: i64,

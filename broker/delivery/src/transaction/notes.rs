@@ -291,12 +291,7 @@ mod tests {
         let tickets = [0, 1].map(|offset| (all.reserve().expect("room"), offset));
         let mut progress = Vec::new();
         for (ticket, offset) in tickets.into_iter().rev() {
-            let place = sluice_store::Placed {
-                log_offset: CommitLogOffset(1_000 * offset),
-                queue_offset: QueueOffset(offset),
-                bytes: 300,
-                store_timestamp: 0,
-            };
+            let place = sluice_store::Placed { log_offset: CommitLogOffset(1_000 * offset), queue_offset: QueueOffset(offset), bytes: 300, store_timestamp: 0 };
             ticket.begun(&place, None);
             if offset == 1 {
                 all.claim(QueueOffset(1)).map_err(|refused| format!("{refused:?}")).expect("open").ended(QueueOffset(0));
