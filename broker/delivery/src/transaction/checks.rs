@@ -4,7 +4,7 @@ use super::{CheckSent, Ending, HALF_TOPIC, half, open::Half, settle};
 use crate::{Counters, Delivery, clients::ConnectionId};
 use sluice_env::Monotonic;
 use sluice_protocol::record::RecordView;
-use sluice_store::{ReadError, Wait};
+use sluice_store::{AppendError, ReadError, Wait};
 use sluice_types::QueueOffset;
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ impl CheckService {
     /// Works until told to stop.
     pub(crate) fn run(mut self, delivery: &Delivery) {
         while delivery.pause(TICK) {
-            while delivery.check_due() == TURN && !delivery.stopped() {}
+            while delivery.check_due() {}
             self.note(delivery);
         }
     }
@@ -56,16 +56,25 @@ impl CheckService {
 }
 
 impl Delivery {
-    /// Handles what is due, as far as one turn allows; how many that were.
-    fn check_due(&self) -> usize {
+    /// Handles what is due, as far as one turn allows; whether another turn may follow at once.
+    fn check_due(&self) -> bool {
         let due = self.transactions.due(TURN);
+        let mut held = None;
         for (offset, half) in &due {
-            self.check(*offset, half);
+            if self.stopped() {
+                return false;
+            }
+            self.check(*offset, half, &mut held);
         }
-        due.len()
+        due.len() == TURN && held.is_none()
     }
 
-    fn check(&self, offset: QueueOffset, open: &Half) {
+    /// `held`: a give-up was refused in this turn or came late, and the others due with it wait so long too. Each try may block as long as a flush may take.
+    fn check(&self, offset: QueueOffset, open: &Half, held: &mut Option<Duration>) {
+        let give_up = open.checks >= self.transactions.rules.check_max;
+        if let (true, Some(pause)) = (give_up, *held) {
+            return self.transactions.put_off(offset, pause);
+        }
         let record = match self.store().record_at(open.log_offset) {
             Ok(record) => record,
             Err(error) => return self.unreadable(offset, open, &error),
@@ -74,8 +83,8 @@ impl Delivery {
             Ok(view) if view.topic() == HALF_TOPIC && view.queue_offset() == offset.0 => view,
             _ => return self.unreadable(offset, open, &ReadError::Corrupt(open.log_offset)),
         };
-        if open.checks >= self.transactions.rules.check_max {
-            self.give_up(offset, &view);
+        if give_up {
+            *held = self.give_up(offset, &view);
         } else {
             self.ask(offset, &view);
         }
@@ -130,26 +139,41 @@ impl Delivery {
         Ok(asked)
     }
 
-    fn give_up(&self, offset: QueueOffset, view: &RecordView<'_>) {
+    /// How long other give-ups should wait, if this one was refused or came late.
+    fn give_up(&self, offset: QueueOffset, view: &RecordView<'_>) -> Option<Duration> {
         // Just being ended: nothing to give up.
-        let Ok(claim) = self.transactions.claim(offset) else { return };
+        let claim = self.transactions.claim(offset).ok()?;
         let checks = claim.checks();
+        if checks < self.transactions.rules.check_max {
+            // Meanwhile its producer has decided, and the store refused: it is asked once more.
+            return None;
+        }
         let batch = match self.ending_batch(view, checks, Ending::GiveUp) {
             Ok(batch) => batch,
             Err(reason) => {
                 tracing::error!(half = %offset, reason, "a half message cannot be given up; trying again");
-                return self.transactions.put_off(offset, self.transactions.rules.check_interval);
+                self.transactions.put_off(offset, self.transactions.rules.check_interval);
+                return None;
             }
         };
         let result = self.store().append(batch, Wait::Durable);
+        let pause = match &result {
+            // What is wrong with one is not wrong with the others.
+            Ok(_) | Err(AppendError::TooLarge(_)) => None,
+            // That does not pass in a moment.
+            Err(AppendError::DiskFull(_) | AppendError::Poisoned(_)) => Some(self.transactions.rules.check_interval),
+            Err(_) => Some(RETRY_PAUSE),
+        };
         if settle(claim, &result).is_ok() {
             Counters::add(&self.counters().transactions_given_up, 1);
             let (group, key, target) = (half::producer_group(view), half::unique_key(view), half::target(view));
             let topic = target.as_ref().map(|(topic, _)| topic.as_str()).ok();
             tracing::warn!(half = %offset, checks, group, key, topic, "a transaction was given up: no producer has ended it; its message lies in {}", super::GIVEN_UP_TOPIC);
         } else if let Err(error) = result {
-            self.transactions.put_off(offset, RETRY_PAUSE);
-            tracing::warn!(half = %offset, %error, "a transaction that is to be given up was not; trying again");
+            let pause = pause.unwrap_or(RETRY_PAUSE);
+            self.transactions.put_off(offset, pause);
+            tracing::warn!(half = %offset, %error, ?pause, "a transaction that is to be given up was not; it is tried again, as are the others that were due");
         }
+        pause
     }
 }

@@ -6,7 +6,10 @@ use sluice_delivery::{
     CheckSent, ClientInfo, ClientPush, ConnectionId, ConsumeFromWhere, ConsumeType, ConsumerHeartbeat, Delivery, DeliveryOptions, EndError, EndTransaction,
     MessageModel, PullReply, PullRequest, SendError, SendReceipt, SendRequest, Subscription, TransactionCheck, Verdict,
 };
-use sluice_env::sim::{self, SimClock, SimDisk};
+use sluice_env::{
+    Env,
+    sim::{self, SimClock, SimDisk},
+};
 use sluice_protocol::{Language, record::RecordView};
 use sluice_store::{FlushMode, Store, StoreOptions};
 use sluice_types::{Group, Topic};
@@ -83,6 +86,11 @@ impl Bench {
 
     pub(crate) fn open_with(disk: SimDisk, clock: SimClock, store: StoreOptions, change: impl FnOnce(&mut DeliveryOptions)) -> Self {
         let env = sim::env_over(7, &disk, &clock);
+        Self::open_env(env, disk, clock, store, change)
+    }
+
+    /// A broker in a world that is not all simulated.
+    pub(crate) fn open_env(env: Env, disk: SimDisk, clock: SimClock, store: StoreOptions, change: impl FnOnce(&mut DeliveryOptions)) -> Self {
         let store = Store::open(env.clone(), store).expect("opens");
         let push = Arc::new(Pushes::default());
         let mut options = DeliveryOptions::new(host());

@@ -10,3 +10,4 @@ mod resetting;
 mod sending;
 mod transactions;
 mod transactions_crashing;
+mod transactions_stalled;
