@@ -7,6 +7,7 @@ mod content;
 mod disk;
 mod entropy;
 mod fault;
+mod hooked;
 mod inode;
 mod outcome;
 mod spawn;
@@ -16,6 +17,7 @@ pub use clock::SimClock;
 pub use disk::SimDisk;
 pub use entropy::SimRng;
 pub use fault::{Fault, FaultKind, Op};
+pub use hooked::{Hook, HookedDisk};
 pub use spawn::SimSpawn;
 
 use std::sync::Arc;

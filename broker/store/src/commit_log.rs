@@ -203,7 +203,7 @@ enum RollError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sluice_env::sim;
+    use sluice_env::sim::{self, HookedDisk, Op};
     use std::sync::{
         Weak,
         atomic::{AtomicBool, Ordering},
@@ -211,56 +211,23 @@ mod tests {
 
     const SEGMENT_BYTES: u64 = 64 << 10;
 
-    /// Another thread's flush, at the worst moment: when a write has begun and its bytes are not there yet.
-    struct FlushedBeforeWrite {
-        file: Arc<dyn File>,
-        log: Weak<CommitLog>,
-        armed: AtomicBool,
-    }
-
-    impl File for FlushedBeforeWrite {
-        fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-            self.file.read_exact_at(buf, offset)
-        }
-
-        fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-            if self.armed.swap(false, Ordering::SeqCst) {
-                self.log.upgrade().expect("the log lives").flush()?;
-            }
-            self.file.write_all_at(bytes, offset)
-        }
-
-        fn sync_data(&self) -> io::Result<()> {
-            self.file.sync_data()
-        }
-
-        fn len(&self) -> io::Result<u64> {
-            self.file.len()
-        }
-
-        fn set_len(&self, len: u64) -> io::Result<()> {
-            self.file.set_len(len)
-        }
-
-        fn allocate(&self, len: u64) -> io::Result<()> {
-            self.file.allocate(len)
-        }
-
-        fn os_file(&self) -> Option<&std::fs::File> {
-            self.file.os_file()
-        }
-    }
-
     #[test]
     fn bytes_that_a_flush_on_another_thread_has_missed_are_synced_before_they_count_as_flushed() {
         let (env, disk, _clock) = sim::env(1);
         env.disk.create_dir(segment::DIRECTORY).expect("made");
-        let log = Arc::new(CommitLog::new(env.disk.clone(), SEGMENT_BYTES, 0, Vec::new(), 0));
+        let armed = Arc::new(AtomicBool::new(false));
+        let log = Arc::new_cyclic(|log: &Weak<CommitLog>| {
+            let (log, armed) = (log.clone(), armed.clone());
+            // Another thread's flush, at the worst moment: when a write has begun and its bytes are not there yet.
+            let flush = move |op, _: &str| match op == Op::Write && armed.swap(false, Ordering::SeqCst) {
+                true => log.upgrade().expect("the log lives").flush(),
+                false => Ok(()),
+            };
+            CommitLog::new(Arc::new(HookedDisk::new(env.disk.clone(), flush)), SEGMENT_BYTES, 0, Vec::new(), 0)
+        });
         let mut tail = log.add_segment(0).expect("made");
-        let file = Arc::new(FlushedBeforeWrite { file: tail.file.clone(), log: Arc::downgrade(&log), armed: AtomicBool::new(false) });
-        tail.file = file.clone();
         log.append(&mut tail, &[1; 600]).expect("written");
-        file.armed.store(true, Ordering::SeqCst);
+        armed.store(true, Ordering::SeqCst);
         log.append(&mut tail, &[2; 600]).expect("written");
         log.flush().expect("synced");
         assert_eq!(log.marks.flushed().0, 1200);

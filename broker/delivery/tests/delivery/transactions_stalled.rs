@@ -6,21 +6,19 @@ use crate::{
 };
 use parking_lot::{Condvar, Mutex};
 use sluice_delivery::DeliveryOptions;
-use sluice_env::{Disk, File, OpenMode, sim};
+use sluice_env::{
+    Disk,
+    sim::{self, HookedDisk, Op},
+};
 use sluice_store::{FlushMode, StoreOptions};
 use std::{
-    io,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 const HALVES: usize = 50;
 
-/// A disk whose syncs of the log wait while the gate is shut.
-struct GatedDisk(Arc<dyn Disk>, Arc<Gate>);
-
-struct GatedFile(Arc<dyn File>, Arc<Gate>);
-
+/// Where syncs of the log wait while it is shut.
 #[derive(Default)]
 struct Gate {
     /// Whether it is shut, and how many wait.
@@ -48,62 +46,6 @@ impl Gate {
     }
 }
 
-impl Disk for GatedDisk {
-    fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn File>> {
-        let file = self.0.open(name, mode)?;
-        Ok(if name.starts_with("commitlog/") { Arc::new(GatedFile(file, self.1.clone())) } else { file })
-    }
-    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
-        self.0.list(dir)
-    }
-    fn create_dir(&self, dir: &str) -> io::Result<()> {
-        self.0.create_dir(dir)
-    }
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.0.rename(from, to)
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.0.remove(name)
-    }
-    fn sync_dir(&self, dir: &str) -> io::Result<()> {
-        self.0.sync_dir(dir)
-    }
-    fn space(&self) -> io::Result<(u64, u64)> {
-        self.0.space()
-    }
-    fn lock(&self, name: &str) -> io::Result<Box<dyn Send + Sync>> {
-        self.0.lock(name)
-    }
-    fn describe(&self) -> String {
-        self.0.describe()
-    }
-}
-
-impl File for GatedFile {
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.read_exact_at(buf, offset)
-    }
-    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        self.1.pass();
-        self.0.sync_data()
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-    fn allocate(&self, len: u64) -> io::Result<()> {
-        self.0.allocate(len)
-    }
-    fn os_file(&self) -> Option<&std::fs::File> {
-        self.0.os_file()
-    }
-}
-
 fn once(options: &mut DeliveryOptions) {
     options.transaction_check_max = 1;
     options.transaction_check_interval = Duration::from_secs(30);
@@ -114,7 +56,14 @@ fn once(options: &mut DeliveryOptions) {
 fn checked_in_vain() -> (Bench, Arc<Gate>) {
     let (mut env, disk, clock) = sim::env(5);
     let gate = Arc::new(Gate::default());
-    env.disk = Arc::new(GatedDisk(env.disk, gate.clone()));
+    let door = gate.clone();
+    let waits = move |op, name: &str| {
+        if op == Op::Sync && name.starts_with("commitlog/") {
+            door.pass();
+        }
+        Ok(())
+    };
+    env.disk = Arc::new(HookedDisk::new(env.disk, waits));
     let store = StoreOptions { segment_bytes: 1 << 20, flush: FlushMode::Sync, ..StoreOptions::default() };
     let bench = Bench::open_env(env, disk, clock, store, once);
     (0..HALVES).for_each(|i| drop(bench.send(half(&i.to_string())).expect("stored")));

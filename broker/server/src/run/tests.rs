@@ -2,7 +2,10 @@ use super::*;
 use crate::config::{ConfigFlags, Loaded};
 use bytes::{Bytes, BytesMut};
 use parking_lot::{Condvar, Mutex};
-use sluice_env::{Disk, File, OpenMode};
+use sluice_env::{
+    Disk,
+    sim::{HookedDisk, Op},
+};
 use sluice_protocol::{Frame, FrameLimits, Header, RequestCode, ResponseCode, Step, next_frame};
 use std::{io::Read as _, net::SocketAddr};
 
@@ -26,43 +29,16 @@ impl Gate {
     }
 }
 
-/// A disk on which the checkpoint is read only after the gate was opened: a recovery that takes as long as a test wants.
-struct SlowDisk {
-    disk: Arc<dyn Disk>,
-    gate: Arc<Gate>,
-}
-
-impl Disk for SlowDisk {
-    fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn File>> {
-        if name == "checkpoint" && mode == OpenMode::Read {
-            self.gate.pass();
+/// A disk whose checkpoint is opened only after the gate was: a recovery that takes as long as a test wants.
+fn slow(disk: Arc<dyn Disk>, gate: &Arc<Gate>) -> Arc<dyn Disk> {
+    let gate = Arc::clone(gate);
+    let waits = move |op, name: &str| {
+        if op == Op::Open && name == "checkpoint" {
+            gate.pass();
         }
-        self.disk.open(name, mode)
-    }
-    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
-        self.disk.list(dir)
-    }
-    fn create_dir(&self, dir: &str) -> io::Result<()> {
-        self.disk.create_dir(dir)
-    }
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.disk.remove(name)
-    }
-    fn sync_dir(&self, dir: &str) -> io::Result<()> {
-        self.disk.sync_dir(dir)
-    }
-    fn space(&self) -> io::Result<(u64, u64)> {
-        self.disk.space()
-    }
-    fn lock(&self, name: &str) -> io::Result<Box<dyn Send + Sync>> {
-        self.disk.lock(name)
-    }
-    fn describe(&self) -> String {
-        self.disk.describe()
-    }
+        Ok(())
+    };
+    Arc::new(HookedDisk::new(disk, waits))
 }
 
 fn config(dir: &std::path::Path, roles: &str) -> Config {
@@ -110,7 +86,7 @@ async fn probes_are_answered_during_recovery(roles: &str) {
     let door = Arc::clone(&gate);
     let places = Places::with(&config, move |dir| {
         let env = sluice_env::real::env(dir)?;
-        Ok(sluice_env::Env { disk: Arc::new(SlowDisk { disk: env.disk.clone(), gate: Arc::clone(&door) }), ..env })
+        Ok(sluice_env::Env { disk: slow(env.disk.clone(), &door), ..env })
     });
     let http = config.listen.http_port.expect("given");
     let started = tokio::spawn(async move { Running::start(&config, &Ports::of(&config), &places).await });

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use sluice_env::{
     OpenMode,
     real::RealDisk,
-    sim::{Fault, FaultKind, Op, SimDisk},
+    sim::{Fault, FaultKind, HookedDisk, Op, SimDisk},
 };
 use std::collections::BTreeMap;
 
@@ -292,69 +292,22 @@ fn reads_stay_right_while_extents_are_written_trimmed_and_reused() {
 /// Runs something in the middle of the next read.
 type Meddler = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
 
-struct MeddledDisk(SimDisk, Meddler);
-struct MeddledFile(Arc<dyn sluice_env::File>, Meddler);
-
-impl Disk for MeddledDisk {
-    fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn sluice_env::File>> {
-        Ok(Arc::new(MeddledFile(self.0.open(name, mode)?, self.1.clone())))
-    }
-    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
-        self.0.list(dir)
-    }
-    fn create_dir(&self, dir: &str) -> io::Result<()> {
-        self.0.create_dir(dir)
-    }
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.0.rename(from, to)
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.0.remove(name)
-    }
-    fn sync_dir(&self, dir: &str) -> io::Result<()> {
-        self.0.sync_dir(dir)
-    }
-    fn space(&self) -> io::Result<(u64, u64)> {
-        self.0.space()
-    }
-    fn lock(&self, name: &str) -> io::Result<Box<dyn Send + Sync>> {
-        self.0.lock(name)
-    }
-    fn describe(&self) -> String {
-        self.0.describe()
-    }
-}
-
-impl sluice_env::File for MeddledFile {
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        let meddle = self.1.lock().take();
-        meddle.into_iter().for_each(|meddle| meddle());
-        self.0.read_exact_at(buf, offset)
-    }
-    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-    fn allocate(&self, len: u64) -> io::Result<()> {
-        self.0.allocate(len)
-    }
-    fn os_file(&self) -> Option<&std::fs::File> {
-        None
-    }
+fn meddled_disk(meddler: &Meddler) -> Arc<dyn Disk> {
+    let meddler = meddler.clone();
+    let meddle = move |op, _: &str| {
+        if op == Op::Read {
+            let now = meddler.lock().take();
+            now.into_iter().for_each(|meddle| meddle());
+        }
+        Ok(())
+    };
+    Arc::new(HookedDisk::new(disk(), meddle))
 }
 
 #[test]
 fn a_read_never_returns_another_queues_entries_when_its_extent_is_trimmed_and_reused_meanwhile() {
     let meddler = Meddler::default();
-    let index = Arc::new(QueueIndex::new(Arc::new(MeddledDisk(SimDisk::new(), meddler.clone()))).unwrap());
+    let index = Arc::new(QueueIndex::new(meddled_disk(&meddler)).unwrap());
     let (old, new) = (index.queue(&topic("old"), QueueId(0)), index.queue(&topic("new"), QueueId(0)));
     for (look_at_one, first) in [(false, 0), (true, 40)] {
         push_many(&index, &old, first..first + 40);
