@@ -224,6 +224,17 @@ impl QueueIndex {
         read.map(|()| out.pop())
     }
 
+    /// The entry of all queues whose record lies last in the log; `None` without one. Of all queues, one is read.
+    pub fn newest(&self) -> io::Result<Option<Entry>> {
+        let is_empty = |queue: &QueueRef| queue.min.load(Ordering::Acquire) >= queue.next.load(Ordering::Acquire);
+        let queues = self.all();
+        let newest = queues.iter().filter(|queue| !is_empty(queue)).max_by_key(|queue| queue.state.lock().last_log());
+        match newest {
+            Some(queue) => self.entry(queue, QueueOffset(queue.next.load(Ordering::Acquire) - 1)),
+            None => Ok(None),
+        }
+    }
+
     /// Reads `first..end`. The disk is read without the queue's lock; the caller checks afterwards that the range had not been trimmed.
     fn read_range(&self, queue: &QueueRef, first: u64, end: u64, out: &mut Vec<Entry>) -> io::Result<()> {
         let base = out.len();

@@ -126,18 +126,9 @@ pub(crate) fn open(env: &Env, options: &StoreOptions, progress: &RecoveryProgres
 /// Where the record begins that ends at `end`, if it lies in a queue. With nothing behind the checkpoint the log's last record is not read again, but it is the last
 /// of its queue too.
 fn last_of_queues(queues: &QueueIndex, end: u64) -> Option<u64> {
-    let mut found = None;
-    queues.for_each(|queue| {
-        if found.is_none()
-            && let Some(last) = queue.next_offset().0.checked_sub(1)
-            // An entry that cannot be read now is told when somebody asks for it.
-            && let Ok(Some(entry)) = queues.entry(queue, QueueOffset(last))
-            && entry.log_offset.checked_add(u64::from(entry.size)) == Some(end)
-        {
-            found = Some(entry.log_offset);
-        }
-    });
-    found
+    // An entry that cannot be read now is told when somebody asks for it.
+    let newest = queues.newest().ok().flatten()?;
+    (newest.log_offset.checked_add(u64::from(newest.size)) == Some(end)).then_some(newest.log_offset)
 }
 
 /// Identity and segment size, fixed when the directory is made: magic 8 · id 16 · segment bytes 8 · CRC-32 4.

@@ -77,6 +77,12 @@ pub(super) struct State {
 }
 
 impl State {
+    /// Where the record of the newest entry lies.
+    pub(super) fn last_log(&self) -> Option<u64> {
+        let in_memory = self.tail.last().or_else(|| self.frozen.as_ref()?.last());
+        in_memory.map(|entry| entry.log_offset).or_else(|| self.extents.last().map(|extent| extent.last_log))
+    }
+
     pub(super) fn frozen_len(&self) -> usize {
         self.frozen.as_ref().map_or(0, |frozen| frozen.len())
     }
