@@ -50,6 +50,11 @@ impl CommitLog {
         }
     }
 
+    /// Most bytes that are appended in one piece: with half a segment at most, a roll leaves no more than half a segment empty.
+    pub(crate) fn batch_bytes_max(&self) -> usize {
+        usize::try_from(self.segment_bytes / 2).unwrap_or(usize::MAX)
+    }
+
     /// The writer's end, on the segment that holds the tail; a new segment when the tail is at a segment's end.
     pub(crate) fn tail(&self) -> io::Result<Tail> {
         let offset = self.marks.appended().0;

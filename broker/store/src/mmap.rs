@@ -1,7 +1,8 @@
 //! Memory maps of segments: the only unsafe code of the project.
 //!
 //! The contract that makes it sound: a mapped file is never made shorter and never given other content below the published tail while a slice of its map lives
-//! (a segment is recycled only when [`Map::into_unread`] says that nobody holds one; else its file is unlinked, which leaves maps intact), and readers look only below the published tail (`Watermarks::appended`, stored with release by the writer after its write returned, loaded with acquire by readers).
+//! (a segment is recycled only when [`Map::into_unread`] says that nobody holds one; else its file is unlinked, which leaves maps intact), and readers look only
+//! below the published tail (`Watermarks::appended`, stored with release by the writer after its write returned, loaded with acquire by readers).
 
 use bytes::Bytes;
 use memmap2::{Mmap, MmapOptions, UncheckedAdvice};

@@ -194,7 +194,7 @@ impl Store {
     /// Most bytes that one batch may have.
     #[must_use]
     pub fn batch_bytes_max(&self) -> usize {
-        usize::try_from(self.shared.log.segment_bytes / 2).unwrap_or(usize::MAX)
+        self.shared.log.batch_bytes_max()
     }
 
     /// Keeps retention from removing what lies at `from` or above; `None` holds nothing. On a full disk retention goes on all the same: one who must free space can

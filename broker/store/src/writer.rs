@@ -181,7 +181,7 @@ impl Shared {
         if let Some(why) = self.writer.poison_error() {
             return Err((done, why));
         }
-        if batch.bytes() as u64 > self.log.segment_bytes / 2 {
+        if batch.bytes() > self.log.batch_bytes_max() {
             return Err((done, AppendError::TooLarge(batch.bytes())));
         }
         if !batch.only_metadata()
