@@ -128,6 +128,18 @@ fn frames_survive() {
 }
 
 #[test]
+fn the_largest_header_survives_growing_sixfold_by_escapes() {
+    let target = TARGETS.iter().find(|target| target.name == "frame").unwrap();
+    let mut input = br#"????????{"remark":""#.to_vec();
+    input.resize(8 + 64 * 1024 - 2, 1);
+    input.extend_from_slice(b"\"}");
+    let header = input.len() as u32 - 8;
+    input[..4].copy_from_slice(&(header + 4).to_be_bytes());
+    input[4..8].copy_from_slice(&header.to_be_bytes());
+    check(target, 0, &input);
+}
+
+#[test]
 fn typed_headers_survive() {
     fuzz("header");
 }
