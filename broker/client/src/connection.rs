@@ -158,7 +158,8 @@ impl Connection {
             serialization: options.serialization,
         });
         let (read, write) = stream.into_split();
-        let limits = FrameLimits { frame_bytes_max: options.frame_bytes_max, ..FrameLimits::default() };
+        // The answer to a batch lists the ids of its messages in the header, 33 bytes each, and official brokers set no bound on a batch's messages.
+        let limits = FrameLimits { frame_bytes_max: options.frame_bytes_max, header_bytes_max: options.frame_bytes_max, ..FrameLimits::default() };
         tokio::spawn(read_loop(Arc::clone(&shared), read, limits, handler));
         tokio::spawn(write_loop(Arc::clone(&shared), write));
         Ok(Self { _end: Arc::new(EndOnDrop(Arc::clone(&shared))), shared })

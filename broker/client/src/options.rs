@@ -20,7 +20,7 @@ pub struct ClientOptions {
     pub outbox_bytes_max: usize,
     /// Most requests on one connection that have no answer yet.
     pub in_flight_max: usize,
-    /// Largest frame accepted.
+    /// Largest frame accepted, whatever part of it is header.
     pub frame_bytes_max: usize,
     /// How often a send is tried again on another broker.
     pub send_retries: u32,

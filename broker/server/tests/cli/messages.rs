@@ -26,6 +26,13 @@ fn each_way_to_produce_says_what_was_stored() {
 }
 
 #[test]
+fn the_answer_to_the_largest_batch_is_read() {
+    let site = Site::start();
+    let lines = "x\n".repeat(4096);
+    assert_eq!(site.run_with("produce t --batch 4096 --output json", &lines).well().json()["sent"], 4096);
+}
+
+#[test]
 fn what_was_stored_before_a_failure_is_counted() {
     let site = Site::start();
     let broken = format!("one\ntwo\n{}\n", "x".repeat(4 * 1024 * 1024 + 1));
