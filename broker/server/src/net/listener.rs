@@ -28,6 +28,11 @@ use tokio::{
 /// First and largest read of a connection. The size follows what comes.
 const READ_BYTES_MIN: usize = 8 * 1024;
 const READ_BYTES_MAX: usize = 256 * 1024;
+/// Most that is read at once of a frame that takes many reads; then other connections have their turn. Bytes that come into memory used for the first time take
+/// about a nanosecond each, in a virtual machine several.
+const LARGE_FRAME_READ_BYTES_MAX: usize = 16 * 1024;
+/// For each byte that is there, room for so many announced ones may be made.
+const ANNOUNCED_PER_RECEIVED: usize = 7;
 /// Unfinished frames beyond this are counted against the bytes in work.
 const UNCOUNTED_BYTES: usize = 64 * 1024;
 /// A connection with so many bytes of answers waiting is not read from, and what it has sent already has to wait.
@@ -207,6 +212,7 @@ async fn serve(connection: Arc<Connection>, service: Arc<dyn Service>) {
         service: &*ending.service,
         buffer: BytesMut::new(),
         chunk: READ_BYTES_MIN,
+        missing: 0,
         begun: None,
         growth: None,
         turn: None,
@@ -228,6 +234,8 @@ struct Reader<'a> {
     service: &'a dyn Service,
     buffer: BytesMut,
     chunk: usize,
+    /// What the frame that lies unfinished in the buffer needs at least.
+    missing: usize,
     /// When the first byte of the frame that lies unfinished in the buffer came.
     begun: Option<Instant>,
     /// The unfinished frame's part of the bytes in work.
@@ -261,6 +269,9 @@ impl Reader<'_> {
             }
             if let Err(reason) = self.handle().await {
                 return reason;
+            }
+            if self.in_large_frame() {
+                yield_now().await;
             }
         }
     }
@@ -308,18 +319,31 @@ impl Reader<'_> {
         }
     }
 
+    /// Whether one frame takes more than a read.
+    fn in_large_frame(&self) -> bool {
+        self.missing > LARGE_FRAME_READ_BYTES_MAX
+    }
+
+    /// Bytes to have room for. Growing as bytes come would copy what is there over and over, megabytes at a time; what a peer has only announced gets no room. So
+    /// the whole frame has its room once a part of it is there.
+    fn room(&self, chunk: usize) -> usize {
+        let whole = self.buffer.len() >= self.missing / ANNOUNCED_PER_RECEIVED;
+        if whole { chunk.max(self.missing) } else { chunk }
+    }
+
     /// Reads once; false when there was nothing.
     fn fill(&mut self) -> Result<bool, CloseReason> {
-        self.buffer.reserve(self.chunk);
+        let chunk = if self.in_large_frame() { self.chunk.min(LARGE_FRAME_READ_BYTES_MAX) } else { self.chunk };
+        self.buffer.reserve(self.room(chunk));
         let stats = &self.connection.net.stats;
-        let mut room = (&mut self.buffer).limit(self.chunk);
+        let mut room = (&mut self.buffer).limit(chunk);
         match self.connection.stream.try_read_buf(&mut room) {
             Ok(0) => Err(CloseReason::Peer),
             Ok(read) => {
                 NetStats::add(&stats.bytes_in, read);
-                if read == self.chunk {
+                if read == chunk {
                     self.chunk = (self.chunk * 2).min(READ_BYTES_MAX);
-                } else if read < self.chunk / 4 {
+                } else if read < chunk / 4 {
                     self.chunk = (self.chunk / 2).max(READ_BYTES_MIN);
                 }
                 Ok(true)
@@ -392,7 +416,8 @@ impl Reader<'_> {
                         None => return Ok(Stopped::Full(frame, bytes)),
                     }
                 }
-                Ok(Step::Need(_)) => {
+                Ok(Step::Need(missing)) => {
+                    self.missing = missing;
                     if before > 0 {
                         self.begun.get_or_insert_with(Instant::now);
                     }
