@@ -28,12 +28,12 @@ use tokio::{
 /// First and largest read of a connection. The size follows what comes.
 const READ_BYTES_MIN: usize = 8 * 1024;
 const READ_BYTES_MAX: usize = 256 * 1024;
-/// Most that is read at once of a frame that takes many reads; then other connections have their turn. Bytes that come into memory used for the first time take
+/// Most that is read at once of a large frame that is unfinished; then other connections have their turn. Bytes that come into memory used for the first time take
 /// about a nanosecond each, in a virtual machine several.
 const LARGE_FRAME_READ_BYTES_MAX: usize = 16 * 1024;
 /// For each byte that is there, room for so many announced ones may be made.
 const ANNOUNCED_PER_RECEIVED: usize = 7;
-/// Unfinished frames beyond this are counted against the bytes in work.
+/// Unfinished frames beyond this are large: they are counted against the bytes in work.
 const UNCOUNTED_BYTES: usize = 64 * 1024;
 /// A connection with so many bytes of answers waiting is not read from, and what it has sent already has to wait.
 const UNREAD_ANSWERS_MAX: usize = 4 * 1024 * 1024;
@@ -319,9 +319,9 @@ impl Reader<'_> {
         }
     }
 
-    /// Whether one frame takes more than a read.
+    /// Whether more of one frame is still to come than goes uncounted.
     fn in_large_frame(&self) -> bool {
-        self.missing > LARGE_FRAME_READ_BYTES_MAX
+        self.missing > UNCOUNTED_BYTES
     }
 
     /// Bytes to have room for. Growing as bytes come would copy what is there over and over, megabytes at a time; what a peer has only announced gets no room. So

@@ -8,8 +8,7 @@ use std::{path::Path, time::Duration};
 use super::bytes::{UNREAD_KEY, UNREAD_TOPIC};
 
 /// Messages a second: a broker that is at work, at a part of what two processors can do together with generator and attackers, so that a delay is the attack's.
-/// At 20,000 broker and generator alone had up to 64 % of two processors of a virtual machine, and whatever else ran doubled the p99.
-pub(super) const RATE: f64 = 10_000.0;
+pub(super) const RATE: f64 = 20_000.0;
 /// Messages that never-reading clients ask for, and the size of each.
 const UNREAD_MESSAGES: usize = 64;
 const UNREAD_BYTES: usize = 1 << 20;
