@@ -135,6 +135,37 @@ async fn requests_sent_together_are_answered_in_order_and_as_one_batch() {
     assert!(world.service.reads.load(Ordering::Relaxed) < 20);
 }
 
+/// How many bytes are read before another task has its turn, at most.
+async fn longest_turn_until_a_frame_is_there(net: Arc<Net>) -> u64 {
+    let stats = net.stats();
+    let (mut before, mut longest) = (0, 0);
+    while stats.frames_in.load(Ordering::Relaxed) == 0 {
+        tokio::task::yield_now().await;
+        let now = stats.bytes_in.load(Ordering::Relaxed);
+        (longest, before) = (longest.max(now - before), now);
+    }
+    longest
+}
+
+#[tokio::test]
+async fn a_large_frames_reader_lets_the_others_have_their_turn() {
+    let world = World::with(NetLimits::default()).await;
+    let large = frame(RequestCode::HeartBeat, 1, &[7; 12 << 20]);
+    let address = world.address;
+    // On a thread of its own, so that there is always more to read.
+    let sender = std::thread::spawn(move || {
+        let mut stream = std::net::TcpStream::connect(address).expect("listening");
+        std::io::Write::write_all(&mut stream, &large).expect("open");
+        stream
+    });
+    // A task like the reader's own: the scheduler takes them in turn.
+    let watch = tokio::spawn(longest_turn_until_a_frame_is_there(Arc::clone(&world.net)));
+    let longest = timeout(SOON, watch).await.expect("in time").expect("no panic");
+    // Without turns it is megabytes.
+    assert!(longest <= 256 << 10, "{longest} bytes in one turn");
+    drop(sender.join().expect("no panic"));
+}
+
 #[tokio::test]
 async fn an_answer_made_later_on_another_thread_goes_out_at_once() {
     let world = World::with(NetLimits::default()).await;
