@@ -20,7 +20,10 @@ use clap::Args;
 use ledger::Ledger;
 use load::Load;
 use power::Disk;
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 use tokio::runtime::Runtime;
 
 /// How often.
@@ -44,7 +47,7 @@ pub(crate) struct Arguments {
 
 /// Longest delay between the start of the load and the crash.
 const DELAY_MAX_MS: u64 = 1500;
-/// How long the broker runs on after its disk has gone: what it acknowledges then counts.
+/// How long the broker runs on after its disk has gone, which it must survive.
 const AFTER_CUT: Duration = Duration::from_millis(200);
 
 /// The control: acknowledged means written, and flushed much later. A power cut must lose something, or the run would show nothing.
@@ -96,7 +99,7 @@ fn kills(count: u32, binary: &Path, folder: &Path, delays: &mut Delays) -> Resul
         let session = load.begin(&runtime);
         std::thread::sleep(delays.next());
         running.kill();
-        let acked = runtime.block_on(session.end(&mut load, &mut ledger))?;
+        let acked = runtime.block_on(session.end(&mut load, &mut ledger, None))?;
         println!("crash: kill {cycle}/{count}: {acked} acknowledged");
     }
     last_word("kills", count, &site, &runtime, &load, &mut ledger)
@@ -125,10 +128,11 @@ fn power_cut(site: &sluice::Site, disk: &mut Disk, runtime: &Runtime, load: &mut
     runtime.block_on(load.verify(ledger, false))?;
     let session = load.begin(runtime);
     std::thread::sleep(delays.next());
+    let cut = Instant::now();
     disk.cut()?;
     std::thread::sleep(AFTER_CUT);
     running.kill();
-    let acked = runtime.block_on(session.end(load, ledger))?;
+    let acked = runtime.block_on(session.end(load, ledger, Some(cut)))?;
     disk.restore()?;
     Ok(acked)
 }

@@ -46,16 +46,16 @@ fn cycle(call: &str, error: &str, n: u32, site: &sluice::Site, folder: &Path, ru
     // A failure at the very first call leaves nothing that it could lose: this has to be there.
     let session = load.begin(runtime);
     std::thread::sleep(BEFORE);
-    let before = runtime.block_on(session.end(load, ledger))?;
+    let before = runtime.block_on(session.end(load, ledger, None))?;
     ensure!(before > 0, "nothing was acknowledged before the failure: the run would show nothing");
     let mut tracer = attach(&running, call, error, n, &folder.join("strace.log"))?;
     let session = load.begin(runtime);
     std::thread::sleep(LOAD);
-    let acked = runtime.block_on(session.end(load, ledger))?;
+    let acked = runtime.block_on(session.end(load, ledger, None))?;
     ensure!(poisonings(&log) > told_before, "the broker's log does not tell of the failure");
     let session = load.begin(runtime);
     std::thread::sleep(AFTER);
-    let after = runtime.block_on(session.end(load, ledger))?;
+    let after = runtime.block_on(session.end(load, ledger, None))?;
     ensure!(after == 0, "{after} messages were acknowledged after the failure");
     running.kill();
     tracer.kill();

@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{runtime::Runtime, task::JoinHandle, time::timeout};
 
@@ -31,14 +31,29 @@ pub(super) struct Load {
 /// Writers and readers at work.
 pub(super) struct Session {
     writers: Vec<JoinHandle<Result<Written>>>,
-    reader: JoinHandle<Result<Vec<(Place, Value)>>>,
+    reader: JoinHandle<Result<Vec<Told>>>,
     stop: Arc<AtomicBool>,
 }
 
 struct Written {
     writer: u32,
     next: u32,
-    acked: Vec<(Place, Value)>,
+    acked: Vec<Told>,
+}
+
+/// What a writer or reader was told, and when.
+struct Told {
+    place: Place,
+    value: Value,
+    at: Instant,
+}
+
+impl Told {
+    /// Whether it binds the broker. Power that is gone takes the network along, so what comes after a cut has no counterpart in the world; and it proves nothing, because
+    /// ext4 lets a sync succeed whose blocks it can no longer mark as written.
+    fn binds(&self, cut: Option<Instant>) -> bool {
+        cut.is_none_or(|cut| self.at < cut)
+    }
 }
 
 impl Load {
@@ -99,20 +114,21 @@ impl Load {
 }
 
 impl Session {
-    /// Waits until everyone has noticed the end and notes what they were told; the number of acknowledgements.
-    pub(super) async fn end(self, load: &mut Load, ledger: &mut Ledger) -> Result<usize> {
+    /// Waits until everyone has noticed the end and notes what they were told, before `cut` if there was one; the number of acknowledgements noted.
+    pub(super) async fn end(self, load: &mut Load, ledger: &mut Ledger, cut: Option<Instant>) -> Result<usize> {
         self.stop.store(true, Ordering::Relaxed);
         let mut acked = 0;
         for writer in self.writers {
             let written = timeout(END, writer).await.context("a writer does not end")?.context("a writer panicked")??;
             load.next[written.writer as usize] = written.next;
-            acked += written.acked.len();
-            for (place, value) in written.acked {
-                ledger.acknowledge(place, value)?;
+            for told in written.acked.iter().filter(|told| told.binds(cut)) {
+                acked += 1;
+                ledger.acknowledge(told.place, told.value)?;
             }
         }
-        for (place, value) in timeout(END, self.reader).await.context("the reader does not end")?.context("the reader panicked")?? {
-            ledger.see(place, value)?;
+        let seen = timeout(END, self.reader).await.context("the reader does not end")?.context("the reader panicked")??;
+        for told in seen.iter().filter(|told| told.binds(cut)) {
+            ledger.see(told.place, told.value)?;
         }
         Ok(acked)
     }
@@ -128,7 +144,9 @@ async fn write(client: Result<Client>, writer: u32, first: u32, stop: Arc<Atomic
         let message = Message { queue_id: Some(writer % QUEUES), ..Message::new(TOPIC, body(value)) };
         match producer.send(&message).await {
             // Any other status says that it may be lost.
-            Ok(receipt) if receipt.status == SendStatus::Stored => written.acked.push(((receipt.queue_id, receipt.queue_offset), value)),
+            Ok(receipt) if receipt.status == SendStatus::Stored => {
+                written.acked.push(Told { place: (receipt.queue_id, receipt.queue_offset), value, at: Instant::now() });
+            }
             Ok(_) => {}
             Err(_) => break,
         }
@@ -137,7 +155,7 @@ async fn write(client: Result<Client>, writer: u32, first: u32, stop: Arc<Atomic
 }
 
 /// Follows one queue's end: what it sees may not be gone after the crash.
-async fn tail(client: Result<Client>, stop: Arc<AtomicBool>) -> Result<Vec<(Place, Value)>> {
+async fn tail(client: Result<Client>, stop: Arc<AtomicBool>) -> Result<Vec<Told>> {
     let client = client?;
     let consumer = Consumer::new(client.clone(), "crash-tail")?;
     let mut seen = Vec::new();
@@ -148,7 +166,7 @@ async fn tail(client: Result<Client>, stop: Arc<AtomicBool>) -> Result<Vec<(Plac
         let Ok(pulled) = consumer.pull(&request(&queue, offset, Duration::from_millis(100))).await else { break };
         for message in &pulled.messages {
             let Some(value) = value_of(&message.body) else { bail!("queue {} offset {} is damaged", message.queue_id, message.queue_offset) };
-            seen.push(((message.queue_id, i64::try_from(message.queue_offset)?), value));
+            seen.push(Told { place: (message.queue_id, i64::try_from(message.queue_offset)?), value, at: Instant::now() });
         }
         offset = pulled.next_offset;
     }
@@ -174,4 +192,18 @@ async fn read_to_end(consumer: &Consumer, queue: &QueueAddress, start: i64) -> R
 
 fn request(queue: &QueueAddress, offset: i64, hold: Duration) -> PullRequest<'_> {
     PullRequest { queue, topic: TOPIC, offset, messages_max: 256, expression: "*", hold, commit: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_told_before_the_cut_binds_and_without_a_cut_everything_does() {
+        let cut = Instant::now();
+        let told = |at| Told { place: (0, 0), value: 0, at };
+        assert!(told(cut - Duration::from_nanos(1)).binds(Some(cut)));
+        assert!(!told(cut).binds(Some(cut)));
+        assert!(told(cut).binds(None));
+    }
 }

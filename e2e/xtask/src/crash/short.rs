@@ -92,7 +92,7 @@ impl Scene<'_> {
         self.await_written(tail)?;
         limit_file_size(&running, "unlimited")?;
         thread::sleep(SLOW_LOAD);
-        let acked = self.runtime.block_on(session.end(&mut self.load, &mut self.ledger))?;
+        let acked = self.runtime.block_on(session.end(&mut self.load, &mut self.ledger, None))?;
         ensure!(poisonings(&self.log) == told_before, "the broker gave up after a short write that it could have gone on with");
         ensure!(acked > 0, "nothing was acknowledged after a short write that was gone on with");
         running.kill();
@@ -118,7 +118,7 @@ impl Scene<'_> {
     fn session(&mut self, length: Duration) -> Result<usize> {
         let session = self.load.begin(&self.runtime);
         thread::sleep(length);
-        self.runtime.block_on(session.end(&mut self.load, &mut self.ledger))
+        self.runtime.block_on(session.end(&mut self.load, &mut self.ledger, None))
     }
 
     /// The file that the log is written to.

@@ -206,7 +206,8 @@ final class Consumes {
         // Longer than the pause between two commits of the client.
         Thread.sleep(7_000);
         Check.equal(Set.of(2), new HashSet<>(times.values()), "times that each message came");
-        Check.equal(40L, committed(admin, group, topic), "committed after the second reading");
+        // When the client commits is its own affair; that it counts is what is claimed.
+        Check.eventually(30_000, "the second reading is committed", () -> committed(admin, group, topic) == 40);
         consumer.shutdown();
 
         admin.resetOffsetByTimestamp(topic, group, 0, true);
