@@ -2,11 +2,15 @@
 
 use crate::{delivery::ClientPush, filter::Subscription};
 use ahash::AHashMap;
-use parking_lot::Mutex;
-use sluice_env::{Clock, Monotonic};
+use sluice_env::{Clock, Monotonic, sync::Mutex};
 use sluice_protocol::Language;
 use sluice_types::{Group, Topic};
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 /// A connection, numbered by the server and never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -276,7 +280,9 @@ impl Clients {
                 dropped += before - members.len();
                 !members.is_empty()
             });
-            let touched: Vec<Group> = state.consumers.iter().filter(|(_, group)| group.members.values().any(&gone)).map(|(name, _)| name.clone()).collect();
+            let touched = state.consumers.iter().filter(|(_, group)| group.members.values().any(&gone)).map(|(name, _)| name.clone());
+            // Told in an order that does not depend on a hash's.
+            let touched: BTreeSet<Group> = touched.collect();
             for group in touched {
                 dropped += state.consumers.get(&group).map_or(0, |g| g.members.values().filter(|m| gone(m)).count());
                 let rest = drop_members(&mut state.consumers, &group, &gone);

@@ -6,8 +6,10 @@ use crate::{
     Counters, Delivery,
     send::{Message, REAL_QUEUE, REAL_TOPIC},
 };
-use parking_lot::{Condvar, Mutex};
-use sluice_env::Monotonic;
+use sluice_env::{
+    Monotonic,
+    sync::{Condvar, Mutex},
+};
 use sluice_protocol::{
     properties,
     record::{RecordError, RecordView},

@@ -13,8 +13,10 @@ use crate::{
     topics::{AutoCreate, SCHEDULE_TOPIC, TopicDone, Topics},
     transaction::{CheckSent, CheckService, TransactionCheck, TransactionRules, Transactions},
 };
-use parking_lot::{Condvar, Mutex};
-use sluice_env::{Env, JoinHandle, Monotonic};
+use sluice_env::{
+    Env, JoinHandle, Monotonic,
+    sync::{Condvar, Mutex, oneshot},
+};
 use sluice_store::{AppendError, Hooks, Store, queue_index::QueueRef};
 use sluice_types::{Group, QueueId, Topic};
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
@@ -302,11 +304,9 @@ impl Delivery {
         if let Err(error) = self.transactions.note() {
             tracing::warn!(%error, "the open transactions were not noted at the stop; the next start has more to read");
         }
-        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
-        self.offsets.flush(Box::new(move |result| {
-            // The receiver is gone when this comes after its deadline.
-            let _ = sender.send(result);
-        }));
+        let (sender, receiver) = oneshot();
+        // Nobody receives it when it comes after its deadline.
+        self.offsets.flush(Box::new(move |result| sender.send(result)));
         match receiver.recv_timeout(LAST_FLUSH) {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => tracing::error!(%error, "the last committed offsets were not stored: groups will see some messages again"),

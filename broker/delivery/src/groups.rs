@@ -2,9 +2,8 @@
 
 use crate::meta::{DataVersion, MetaDone, MetaWriter, in_log};
 use ahash::AHashMap;
-use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
-use sluice_env::{Clock, Env};
+use sluice_env::{Clock, Env, sync::RwLock};
 use sluice_store::{AppendError, MetaChange, MetaTable, Store};
 use sluice_types::Group;
 use std::{collections::BTreeMap, sync::Arc};

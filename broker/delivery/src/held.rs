@@ -8,8 +8,7 @@ use crate::{
     pull::{PullDone, PullWork},
 };
 use ahash::AHashMap;
-use parking_lot::Mutex;
-use sluice_env::Monotonic;
+use sluice_env::{Monotonic, sync::Mutex};
 use sluice_store::queue_index::QueueRef;
 use sluice_types::Group;
 use std::{
@@ -142,7 +141,7 @@ impl HeldPulls {
     pub(crate) fn stop(&self) -> Vec<HeldPull> {
         let mut state = self.state.lock();
         state.stopped = true;
-        let ids: Vec<u64> = state.pulls.keys().copied().collect();
+        let ids: Vec<u64> = state.deadlines.iter().map(|(_, id)| *id).collect();
         ids.into_iter().filter_map(|id| state.remove(id)).collect()
     }
 

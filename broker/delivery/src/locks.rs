@@ -1,8 +1,7 @@
 //! Queue locks: one member of a group at a time consumes an ordered queue.
 
 use ahash::AHashMap;
-use parking_lot::Mutex;
-use sluice_env::{Clock, Monotonic};
+use sluice_env::{Clock, Monotonic, sync::Mutex};
 use sluice_types::{Group, QueueId, Topic};
 use std::{sync::Arc, time::Duration};
 

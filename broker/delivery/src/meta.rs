@@ -1,6 +1,6 @@
 //! The way of metadata into the log: changes reach the log in the order in which they took effect in memory.
 
-use parking_lot::Mutex;
+use sluice_env::sync::Mutex;
 use sluice_store::{AppendError, Batch, MetaChange, Store, Wait};
 use std::sync::Arc;
 

@@ -6,8 +6,7 @@ use crate::{
     meta::{MetaWriter, in_log},
 };
 use ahash::{AHashMap, AHashSet};
-use parking_lot::Mutex;
-use sluice_env::Monotonic;
+use sluice_env::{Monotonic, sync::Mutex};
 use sluice_store::{AppendError, MetaChange, MetaTable, Store};
 use sluice_types::{Group, QueueId, QueueOffset, Topic};
 use std::{
@@ -308,9 +307,11 @@ impl Offsets {
         self.meta.change(
             || {
                 let mut state = self.state.lock();
-                let places = std::mem::take(&mut state.dirty);
+                let mut places: Vec<Place> = std::mem::take(&mut state.dirty).into_iter().collect();
+                // The log must not depend on a hash's order.
+                places.sort_unstable();
                 let changes = places.iter().map(|place| change(&state, place)).collect();
-                *taken.lock() = places.into_iter().collect();
+                *taken.lock() = places;
                 changes
             },
             Box::new(move |result| {

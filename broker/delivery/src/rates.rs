@@ -5,8 +5,10 @@
 
 use crate::Delivery;
 use ahash::AHashMap;
-use parking_lot::{Mutex, RwLock};
-use sluice_env::Monotonic;
+use sluice_env::{
+    Monotonic,
+    sync::{Mutex, RwLock},
+};
 use sluice_types::{Group, Topic};
 use std::{
     array,

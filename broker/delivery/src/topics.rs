@@ -5,9 +5,8 @@ use crate::{
     transaction::{GIVEN_UP_TOPIC, HALF_TOPIC, OP_TOPIC},
 };
 use ahash::AHashMap;
-use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
-use sluice_env::{Clock, Env};
+use sluice_env::{Clock, Env, sync::RwLock};
 use sluice_store::{AppendError, MetaChange, MetaTable, Store, queue_index::QueueRef};
 use sluice_types::{Group, NameError, QueueId, Topic};
 use std::{

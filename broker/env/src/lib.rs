@@ -9,6 +9,7 @@ mod spawn;
 
 pub mod real;
 pub mod sim;
+pub mod sync;
 
 pub use clock::{Clock, Monotonic, WallTime};
 pub use disk::{Disk, File, OpenMode};

@@ -1,6 +1,7 @@
 //! The simulated machine: a clock moved by hand, seeded numbers, a disk in memory that can lose power, fill up and fail.
 //!
-//! Threads are real, so what a run does depends on the seed and on the schedule; a test that wants the same run twice uses one thread.
+//! [`env`]'s threads are real: what a run does depends on the seed and on the schedule. With the feature `sim-threads` there are simulated ones as well (`threads`),
+//! whose order the seed decides too.
 
 mod clock;
 mod content;
@@ -12,6 +13,9 @@ mod inode;
 mod outcome;
 mod spawn;
 mod state;
+
+#[cfg(feature = "sim-threads")]
+pub mod threads;
 
 pub use clock::SimClock;
 pub use disk::SimDisk;

@@ -6,8 +6,10 @@ use crate::{
     watermarks::Watermarks,
 };
 use bytes::Bytes;
-use parking_lot::{Mutex, RwLock};
-use sluice_env::{Disk, File};
+use sluice_env::{
+    Disk, File,
+    sync::{Mutex, RwLock},
+};
 use sluice_protocol::record;
 use sluice_types::CommitLogOffset;
 use std::{io, sync::Arc};

@@ -2,8 +2,7 @@
 //!
 //! It is written after each sync and itself synced only with a checkpoint. A stale mark is a lower bound still; two slots in turn outlive a torn write.
 
-use parking_lot::Mutex;
-use sluice_env::{Disk, File, OpenMode};
+use sluice_env::{Disk, File, OpenMode, sync::Mutex};
 use std::{io, sync::Arc};
 
 const FILE: &str = "flushed";

@@ -8,9 +8,11 @@ mod run;
 #[cfg(test)]
 mod tests;
 
-use parking_lot::{Mutex, RwLock};
 use run::{DIR, Run, RunWriter};
-use sluice_env::Disk;
+use sluice_env::{
+    Disk,
+    sync::{Mutex, RwLock},
+};
 use std::{
     io,
     sync::{

@@ -1,8 +1,10 @@
 //! Work beside the write path, on one thread: the next segment made ready, checkpoints, retention, disk space, deadlines of waiters.
 
 use crate::{FlushMode, commit_log::CommitLog, segment, store::Shared};
-use parking_lot::{Condvar, Mutex};
-use sluice_env::Monotonic;
+use sluice_env::{
+    Monotonic,
+    sync::{Condvar, Mutex},
+};
 use sluice_protocol::record::RecordView;
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},

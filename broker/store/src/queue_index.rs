@@ -13,9 +13,11 @@ pub use queue::{Entry, Queue, QueueRef};
 pub use snapshot::RestoreError;
 
 use ahash::AHashMap;
-use parking_lot::{Mutex, RwLock};
 use queue::{ENTRY_BYTES, Extent, State};
-use sluice_env::Disk;
+use sluice_env::{
+    Disk,
+    sync::{Mutex, RwLock},
+};
 use sluice_types::{QueueId, QueueOffset, Topic};
 use space::{FileTable, Space, class_for};
 use std::{
@@ -117,13 +119,16 @@ impl QueueIndex {
         self.queues.read().get(topic).cloned().unwrap_or_default()
     }
 
-    /// Visits every queue there was at the time of the call, in no order. Queues may be made meanwhile.
+    /// Visits every queue there was at the time of the call. Queues may be made meanwhile.
     pub fn for_each(&self, visit: impl FnMut(&QueueRef)) {
         self.all().iter().for_each(visit);
     }
 
+    /// Sorted: in which order queues are trimmed and written into a checkpoint decides what comes to lie where, and must not differ from run to run.
     fn all(&self) -> Vec<QueueRef> {
-        self.queues.read().values().flatten().cloned().collect()
+        let mut topics: Vec<(Topic, Vec<QueueRef>)> = self.queues.read().iter().map(|(topic, queues)| (topic.clone(), queues.clone())).collect();
+        topics.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        topics.into_iter().flat_map(|(_, queues)| queues).collect()
     }
 
     /// How many queues there are.

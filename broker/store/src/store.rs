@@ -11,14 +11,15 @@ use crate::{
     recovery::{self, OpenError, RecoveryProgress},
     writer::Writer,
 };
-use parking_lot::Mutex;
-use sluice_env::{Env, JoinHandle};
+use sluice_env::{
+    Env, JoinHandle,
+    sync::{Mutex, ThreadFlag, oneshot},
+};
 use sluice_types::{CommitLogOffset, QueueId, QueueOffset, Topic};
 use std::{
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
-        mpsc,
     },
     time::Duration,
 };
@@ -130,8 +131,11 @@ pub struct Store {
 }
 
 thread_local! {
-    static CORKED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+    static CORKED_KEY: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
+
+/// Whether the calling thread's submits wait for the end of [`Store::corked`].
+const CORKED: ThreadFlag = ThreadFlag::new(&CORKED_KEY);
 
 impl Store {
     /// Opens the directory that `env.disk` stands for: takes its lock, recovers, starts the writer.
@@ -236,7 +240,7 @@ impl Store {
         struct Uncork(bool);
         impl Drop for Uncork {
             fn drop(&mut self) {
-                CORKED.set(self.0);
+                CORKED.replace(self.0);
             }
         }
         let out = {
@@ -251,14 +255,8 @@ impl Store {
 
     /// Appends and blocks until it is done: for background threads and tests, never for a thread that serves connections.
     pub fn append(&self, batch: Batch, wait: Wait) -> Result<Vec<Placed>, AppendError> {
-        let (send, receive) = mpsc::sync_channel(1);
-        self.submit(
-            batch,
-            wait,
-            Box::new(move |result| {
-                let _ = send.send(result);
-            }),
-        );
+        let (send, receive) = oneshot();
+        self.submit(batch, wait, Box::new(move |result| send.send(result)));
         receive.recv().unwrap_or(Err(AppendError::Stopped))
     }
 

@@ -11,8 +11,10 @@ use crate::{
     queue_index::{Entry, QueueRef},
     store::Shared,
 };
-use parking_lot::{Condvar, Mutex};
-use sluice_env::Monotonic;
+use sluice_env::{
+    Monotonic,
+    sync::{Condvar, Mutex},
+};
 use sluice_protocol::record;
 use sluice_types::{CommitLogOffset, QueueOffset};
 use std::{

@@ -1,8 +1,7 @@
 //! The half messages whose transaction has not ended, in memory.
 
 use super::{HALF_TOPIC, OP_TOPIC};
-use parking_lot::Mutex;
-use sluice_env::{Clock, Env, Monotonic};
+use sluice_env::{Clock, Env, Monotonic, sync::Mutex};
 use sluice_store::{Placed, Store, queue_index::QueueRef};
 use sluice_types::{CommitLogOffset, NameError, QueueId, QueueOffset, Topic};
 use std::{

@@ -8,6 +8,7 @@ mod groups;
 mod pulling;
 mod resetting;
 mod sending;
+mod threads;
 mod transactions;
 mod transactions_crashing;
 mod transactions_stalled;

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use crate::{Clock, Monotonic, WallTime};
 
 /// Where the calendar stands at the start: 2026-01-01T00:00:00Z.
-const START_MILLIS: i64 = 1_767_225_600_000;
+pub(super) const START_MILLIS: i64 = 1_767_225_600_000;
 
 /// Both times, moved by hand. Clones share one clock.
 #[derive(Clone, Debug)]

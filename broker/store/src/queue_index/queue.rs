@@ -2,7 +2,7 @@
 
 use super::space::Place;
 use crate::api::QueueBounds;
-use parking_lot::Mutex;
+use sluice_env::sync::Mutex;
 use sluice_types::{QueueId, QueueOffset, Topic};
 use std::sync::{
     Arc,

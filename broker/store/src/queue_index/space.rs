@@ -2,8 +2,7 @@
 //! leaves no holes that nothing fits into.
 
 use super::queue::ENTRY_BYTES;
-use parking_lot::RwLock;
-use sluice_env::{Disk, File, OpenMode};
+use sluice_env::{Disk, File, OpenMode, sync::RwLock};
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,

@@ -8,4 +8,5 @@ mod flips;
 mod megabyte;
 mod others;
 mod recovery;
+mod threads;
 mod world;

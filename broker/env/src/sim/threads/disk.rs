@@ -1,0 +1,152 @@
+//! A machine's disk as its threads see it: each call takes time, in which others run.
+
+use super::{current, scheduler::Scheduler, wait::Waits};
+use crate::{
+    Disk, File, OpenMode,
+    sim::{Op, entropy::hash},
+};
+use parking_lot::Mutex;
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+/// Bytes of a write that go into the trace. The rest would cost more than it tells.
+const TRACED_BYTES: usize = 512;
+
+/// What a machine's disk and its open files share.
+struct Medium {
+    over: Arc<AtomicBool>,
+    scheduler: Arc<Scheduler>,
+    stalled_until: Arc<Mutex<Duration>>,
+}
+
+/// Any disk, for one life of a machine.
+pub(super) struct ThreadedDisk {
+    disk: Arc<dyn Disk>,
+    medium: Arc<Medium>,
+}
+
+struct ThreadedFile {
+    file: Arc<dyn File>,
+    name: String,
+    medium: Arc<Medium>,
+}
+
+impl ThreadedDisk {
+    pub(super) fn new(disk: Arc<dyn Disk>, over: Arc<AtomicBool>, scheduler: Arc<Scheduler>, stalled_until: Arc<Mutex<Duration>>) -> Self {
+        Self { disk, medium: Arc::new(Medium { over, scheduler, stalled_until }) }
+    }
+}
+
+impl Medium {
+    /// A dead machine's disk takes nothing more, whatever the destructors of its threads try.
+    fn check(&self) -> io::Result<()> {
+        if self.over.load(Ordering::SeqCst) || current().is_some_and(|me| me.is_unwinding()) {
+            return Err(io::Error::other("the simulated machine was killed"));
+        }
+        Ok(())
+    }
+
+    /// Lets a call happen some time after it began and come back some time after it happened. Calls from outside of simulated threads take no time.
+    fn call<T>(&self, op: Op, name: &str, what: u64, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        self.check()?;
+        let Some(me) = current() else { return act() };
+        loop {
+            let stall = self.stalled_until.lock().saturating_sub(self.scheduler.now());
+            if stall.is_zero() {
+                break;
+            }
+            me.block(Waits::disk(), Some(stall));
+        }
+        let (before, after) = me.disk_time(op);
+        me.block(Waits::disk(), Some(before));
+        self.check()?;
+        let out = act();
+        me.note_disk(op, hash(&[hash_bytes(name.as_bytes()), what, out.is_ok().into()]));
+        me.block(Waits::disk(), Some(after));
+        out
+    }
+}
+
+fn hash_bytes(bytes: &[u8]) -> u64 {
+    let word = |chunk: &[u8]| chunk.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+    bytes.chunks(8).fold(bytes.len() as u64, |state, chunk| hash(&[state, word(chunk)]))
+}
+
+impl Disk for ThreadedDisk {
+    fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        let file = self.medium.call(Op::Open, name, mode as u64, || self.disk.open(name, mode))?;
+        Ok(Arc::new(ThreadedFile { file, name: name.to_owned(), medium: self.medium.clone() }))
+    }
+
+    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+        self.medium.check()?;
+        self.disk.list(dir)
+    }
+
+    fn create_dir(&self, dir: &str) -> io::Result<()> {
+        self.medium.call(Op::CreateDir, dir, 0, || self.disk.create_dir(dir))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.medium.call(Op::Rename, from, hash_bytes(to.as_bytes()), || self.disk.rename(from, to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.medium.call(Op::Remove, name, 0, || self.disk.remove(name))
+    }
+
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        self.medium.call(Op::SyncDir, dir, 0, || self.disk.sync_dir(dir))
+    }
+
+    fn space(&self) -> io::Result<(u64, u64)> {
+        self.medium.check()?;
+        self.disk.space()
+    }
+
+    fn lock(&self, name: &str) -> io::Result<Box<dyn Send + Sync>> {
+        self.medium.call(Op::Open, name, u64::MAX, || self.disk.lock(name))
+    }
+
+    fn describe(&self) -> String {
+        self.disk.describe()
+    }
+}
+
+impl File for ThreadedFile {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.medium.call(Op::Read, &self.name, hash(&[offset, buf.len() as u64]), || self.file.read_exact_at(buf, offset))
+    }
+
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let what = hash(&[offset, bytes.len() as u64, hash_bytes(&bytes[..bytes.len().min(TRACED_BYTES)])]);
+        self.medium.call(Op::Write, &self.name, what, || self.file.write_all_at(bytes, offset))
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.medium.call(Op::Sync, &self.name, 0, || self.file.sync_data())
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.medium.check()?;
+        self.file.len()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.medium.call(Op::SetLen, &self.name, len, || self.file.set_len(len))
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.medium.call(Op::Allocate, &self.name, len, || self.file.allocate(len))
+    }
+
+    fn os_file(&self) -> Option<&std::fs::File> {
+        self.file.os_file()
+    }
+}
