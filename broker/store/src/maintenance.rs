@@ -1,4 +1,5 @@
-//! Work beside the write path, on one thread: the next segment made ready, checkpoints, retention, disk space, deadlines of waiters.
+//! Work beside the write path: the next segment made ready, checkpoints, retention and disk space on one thread; the deadlines of waiters on another, which never touches
+//! the disk.
 
 use crate::{FlushMode, commit_log::CommitLog, segment, store::Shared};
 use sluice_env::{
@@ -77,6 +78,15 @@ impl Maintenance {
         self.checkpointed.store(log_offset, Ordering::SeqCst);
     }
 
+    /// A tick; false when it is the last.
+    fn tick(&self) -> bool {
+        let mut state = self.state.lock();
+        if !state.stopped {
+            self.changed.wait_for(&mut state, TICK);
+        }
+        !state.stopped
+    }
+
     fn wait(&self) -> bool {
         let mut state = self.state.lock();
         if !state.woken && !state.stopped {
@@ -112,9 +122,15 @@ impl Shared {
         self.try_checkpoint();
     }
 
+    /// A disk that hangs must not keep anybody from the answer that it hangs.
+    pub(crate) fn deadlines_thread(&self) {
+        while self.maintenance.tick() {
+            self.expire_waiters();
+        }
+    }
+
     fn maintain(&self, timers: &mut Timers) {
         let now = self.env.clock.monotonic();
-        self.expire_waiters();
         if now.since(timers.space) >= SPACE_EVERY {
             timers.space = now;
             self.watch_space();

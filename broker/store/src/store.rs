@@ -170,6 +170,7 @@ impl Store {
 
     fn start_threads(&self) -> Result<(), OpenError> {
         self.start("log-writer", Shared::writer_thread)?;
+        self.start("log-deadlines", Shared::deadlines_thread)?;
         let opened = self.shared.env.clock.monotonic();
         self.start("log-keeper", move |shared| shared.maintenance_thread(opened))
     }
