@@ -14,6 +14,7 @@ mod peer;
 mod places;
 mod process;
 mod promises;
+mod search;
 mod sluice;
 mod test;
 mod text;
@@ -46,6 +47,8 @@ enum Task {
     Bench(bench::Arguments),
     /// Each byte of a megabyte of log turned over in turn: told, and never served
     Flips,
+    /// Every order of events in small groups of brokers: none loses what was confirmed
+    Search,
     /// The protocol's decoders under input that is led by the coverage it reaches
     Fuzz(fuzz::Arguments),
 }
@@ -69,6 +72,7 @@ fn run() -> Result<()> {
         Task::Hostile(arguments) => hostile::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Flips => flips::run(),
+        Task::Search => search::run(),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
     }
 }

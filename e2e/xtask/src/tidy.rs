@@ -15,6 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sluice-env", &["sluice-types"]),
     ("sluice-protocol", &["sluice-types"]),
     ("sluice-store", &["sluice-types", "sluice-env", "sluice-protocol"]),
+    ("sluice-replication", &["sluice-types"]),
     ("sluice-delivery", &["sluice-types", "sluice-env", "sluice-protocol", "sluice-store"]),
     ("sluice-naming", &["sluice-types", "sluice-env", "sluice-protocol"]),
     ("sluice-client", &["sluice-types", "sluice-env", "sluice-protocol"]),

@@ -1,0 +1,287 @@
+//! What one broker of a group may do: stand for master, begin an epoch, follow one, let members in and out. Nothing here looks at a clock: *when* to try is decided
+//! elsewhere, and trying at the wrong time costs availability, never a record.
+
+use crate::{Epoch, GroupState, Held, InSync, Member, MemberId, Proposal, Seen, SetBack, Version, Versioned, rules};
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The coordinator's object as it is: read, or the answer to a swap, whether it went through or not.
+    Read {
+        /// What had been seen when it was asked.
+        asked: Seen,
+        /// `None`: there is none yet.
+        now: Option<Versioned>,
+    },
+    /// The answer to a swap did not come: it may have gone through, or still go through.
+    SwapUnknown,
+    /// A member says that it is master, and by which state.
+    Heard(GroupState),
+    /// A member refuses this broker's epoch.
+    Refused,
+    /// It is time to try to become master: the lease is over, or the master is known to be dead.
+    Stand {
+        /// The newest that any member which answers has seen. Safe without, but for a coordinator that was set back: then a member that knows better is heard.
+        heard: Seen,
+    },
+    /// The own log has come so far.
+    Own(Held),
+    /// A replica holds so much of this epoch's log.
+    Ack {
+        /// Which.
+        from: Member,
+        /// The epoch that it follows.
+        epoch: Epoch,
+        /// How much.
+        held: Held,
+    },
+    /// That replica keeps up: it should be in the set.
+    Admit(Member),
+    /// That replica does not keep up: records should not wait for it any longer.
+    Dismiss(Member),
+    /// Another member of the set shall be master. The caller lets no more records in until it is settled.
+    HandOver(MemberId),
+}
+
+/// What to do, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Put it on stable storage before anything that follows.
+    Remember(Seen),
+    /// Ask the coordinator for its object.
+    Read,
+    /// Replace the coordinator's object if it is still that version (`None`: if there is none).
+    Swap {
+        /// What it has to be.
+        from: Option<Version>,
+        /// What it becomes.
+        to: GroupState,
+    },
+    /// This broker is the master of that epoch: write its first record, open for clients.
+    Begin(Epoch),
+    /// It is not any more: answer nobody, close for clients.
+    Cease(Epoch),
+    /// Follow that member in that epoch; cut what it does not have.
+    Follow(MemberId, Epoch),
+    /// Every member of the set holds the log so far.
+    Confirm(Held),
+    /// Tell the people who run it. Nothing is done by that state.
+    Alarm(SetBack),
+}
+
+/// What a broker is in its group.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Follows the master of the newest epoch that it has heard of, if of any.
+    Replica,
+    /// The master of the set's epoch.
+    Master(Box<InSync>),
+}
+
+/// What the coordinator was last seen to have.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Known {
+    /// It has not been asked since the start.
+    Nothing,
+    /// No object yet.
+    Empty,
+    /// This one.
+    State(Versioned),
+}
+
+/// One broker's part in its group.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Core {
+    me: Member,
+    min_in_sync: usize,
+    seen: Seen,
+    own: Held,
+    known: Known,
+    role: Role,
+}
+
+impl Core {
+    /// After a start. `seen` is what was remembered last; `own` is how far the store has the log; `min_in_sync`: fewer members than that are never left in the set.
+    #[must_use]
+    pub fn new(me: Member, min_in_sync: usize, seen: Seen, own: Held) -> Self {
+        Self { me, min_in_sync: min_in_sync.max(1), seen, own, known: Known::Nothing, role: Role::Replica }
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn role(&self) -> &Role {
+        &self.role
+    }
+
+    /// The newest state that it has seen.
+    #[must_use]
+    pub fn seen(&self) -> Seen {
+        self.seen
+    }
+
+    /// The epoch that it is master of.
+    #[must_use]
+    pub fn master_of(&self) -> Option<Epoch> {
+        match &self.role {
+            Role::Master(set) => Some(set.recorded().state.epoch),
+            Role::Replica => None,
+        }
+    }
+
+    /// Whether records of that epoch may be taken from its master, and acknowledged. Who has seen a newer epoch is lost to the older ones.
+    #[must_use]
+    pub fn follows(&self, epoch: Epoch) -> bool {
+        self.master_of().is_none() && (epoch == self.seen.epoch || rules::broken("old epochs are followed"))
+    }
+
+    /// What to do about what happened.
+    pub fn on(&mut self, event: Event) -> Vec<Action> {
+        let mut todo = Vec::new();
+        match event {
+            Event::Read { now: None, .. } => self.known = Known::Empty,
+            Event::Read { now: Some(now), asked } => self.read(now, asked, &mut todo),
+            Event::SwapUnknown | Event::Refused => todo.push(Action::Read),
+            Event::Heard(state) => self.heard(&state, &mut todo),
+            Event::Stand { heard } => self.stand(heard, &mut todo),
+            Event::Own(held) => {
+                self.own = held;
+                self.ack(self.me, held, &mut todo);
+            }
+            Event::Ack { from, epoch, held } => {
+                if self.master_of() == Some(epoch) || rules::broken("acks of any epoch count") {
+                    self.ack(from, held, &mut todo);
+                }
+            }
+            Event::Admit(member) => self.propose(&mut todo, |set, _| set.propose_add(member)),
+            Event::Dismiss(member) => self.propose(&mut todo, |set, min| set.propose_remove(member, min)),
+            Event::HandOver(to) => {
+                let end = self.own.received;
+                self.propose(&mut todo, |set, _| set.propose_master(to, end));
+            }
+        }
+        todo
+    }
+
+    fn read(&mut self, now: Versioned, asked: Seen, todo: &mut Vec<Action>) {
+        let fresh = now.state.epoch > self.seen.epoch;
+        if let Err(set_back) = self.remember(&now.state, todo) {
+            // What was heard from a member while the answer was on its way may be newer than the answer.
+            todo.push(if asked == self.seen { Action::Alarm(set_back) } else { Action::Read });
+            return;
+        }
+        self.known = Known::State(now.clone());
+        if let Role::Master(set) = &mut self.role
+            && set.recorded().state.epoch == now.state.epoch
+        {
+            let before = set.confirmed();
+            set.learn(now);
+            tell_confirmed(set, before, todo);
+            if let Some(open) = set.proposal() {
+                todo.push(Action::Swap { from: Some(open.from.version.clone()), to: open.to.clone() });
+            }
+            return;
+        }
+        self.cease_before(now.state.epoch, todo);
+        if now.state.master != self.me.id {
+            todo.push(Action::Follow(now.state.master, now.state.epoch));
+        } else if (fresh || rules::broken("an epoch is begun twice")) && self.counts_in(&now.state) {
+            todo.push(Action::Begin(now.state.epoch));
+            self.role = Role::Master(Box::new(InSync::new(now, self.own.received)));
+        }
+        // An epoch of its own that it has seen before: it was its master before a restart, and what it asked the coordinator for then is not known any more. It stands again.
+    }
+
+    fn cease_before(&mut self, epoch: Epoch, todo: &mut Vec<Action>) {
+        if let Some(old) = self.master_of().filter(|old| *old < epoch) {
+            todo.push(Action::Cease(old));
+            self.role = Role::Replica;
+        }
+    }
+
+    /// Takes note of a state, unless the coordinator was set back to it.
+    fn remember(&mut self, state: &GroupState, todo: &mut Vec<Action>) -> Result<(), SetBack> {
+        let after = match self.seen.after(state) {
+            Err(set_back) if !rules::broken("a coordinator that was set back is believed") => return Err(set_back),
+            _ => state.seen(),
+        };
+        if after != self.seen {
+            self.seen = after;
+            todo.push(Action::Remember(after));
+        }
+        Ok(())
+    }
+
+    fn counts_in(&self, state: &GroupState) -> bool {
+        state.has(self.me) || rules::broken("any life of a store counts") && state.in_sync.iter().any(|member| member.id == self.me.id)
+    }
+
+    fn heard(&mut self, state: &GroupState, todo: &mut Vec<Action>) {
+        // An older state is one that the member has not heard the end of: its epoch is refused, and nobody alarmed.
+        if state.seen() <= self.seen {
+            return;
+        }
+        // Only the coordinator makes a master, and only its version lets one change anything.
+        if state.master == self.me.id {
+            todo.push(Action::Read);
+            return;
+        }
+        match self.remember(state, todo) {
+            Ok(()) => {
+                self.cease_before(state.epoch, todo);
+                todo.push(Action::Follow(state.master, state.epoch));
+            }
+            Err(set_back) => todo.push(Action::Alarm(set_back)),
+        }
+    }
+
+    fn stand(&mut self, heard: Seen, todo: &mut Vec<Action>) {
+        if self.master_of().is_some() || heard > self.seen && !rules::broken("nobody else is heard") {
+            todo.push(Action::Read);
+            return;
+        }
+        let (from, to) = match &self.known {
+            // The first of a group; it has seen no epoch, so none is forgotten.
+            Known::Empty if self.seen == Seen::default() => (None, GroupState::first(self.me)),
+            Known::State(known) if known.state.seen() == self.seen && self.counts_in(&known.state) => {
+                (Some(known.version.clone()), known.state.with_master(self.me.id, false))
+            }
+            _ => {
+                todo.push(Action::Read);
+                return;
+            }
+        };
+        // Nothing is kept of it: if it goes through, however late, a read says so. Standing again in the meantime asks for the same, or fails.
+        todo.push(Action::Swap { from, to });
+    }
+
+    fn ack(&mut self, from: Member, held: Held, todo: &mut Vec<Action>) {
+        let end = self.own.received;
+        if let Role::Master(set) = &mut self.role {
+            let before = set.confirmed();
+            // The caller closes the connection of one that claims more than there is, before this; here it counts for nothing.
+            if set.ack(from, held, end).is_ok() {
+                tell_confirmed(set, before, todo);
+            }
+        }
+    }
+
+    fn propose(&mut self, todo: &mut Vec<Action>, change: impl FnOnce(&mut InSync, usize) -> Option<&Proposal>) {
+        let min = self.min_in_sync;
+        if let Role::Master(set) = &mut self.role {
+            let before = set.confirmed();
+            if let Some(open) = change(set, min) {
+                todo.push(Action::Swap { from: Some(open.from.version.clone()), to: open.to.clone() });
+            }
+            tell_confirmed(set, before, todo);
+        }
+    }
+}
+
+fn tell_confirmed(set: &InSync, before: Held, todo: &mut Vec<Action>) {
+    if set.confirmed() != before {
+        todo.push(Action::Confirm(set.confirmed()));
+    }
+}
+
+#[cfg(test)]
+mod tests;

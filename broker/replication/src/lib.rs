@@ -1,0 +1,23 @@
+//! Master and replicas without a consensus of our own: one object per group, changed by compare-and-swap, says who is master in which epoch and who must hold a record
+//! before it is confirmed. The argument why that loses nothing is in ARCHITECTURE.md; `tests::search` tries every order of events for small groups.
+//!
+//! | module | decides |
+//! | --- | --- |
+//! | `epoch` | epochs, and up to where two logs are the same |
+//! | `group` | what the coordinator keeps, and what a broker remembers of it |
+//! | `in_sync` | whom a record waits for |
+//! | `core` | what one broker may do |
+#![forbid(unsafe_code)]
+
+mod core;
+mod epoch;
+mod group;
+mod in_sync;
+mod rules;
+#[cfg(test)]
+mod search;
+
+pub use crate::core::{Action, Core, Event, Role};
+pub use epoch::{Epoch, EpochMap, EpochStart, OutOfOrder};
+pub use group::{GroupState, Incarnation, Member, MemberId, Seen, SetBack, Version, Versioned};
+pub use in_sync::{BeyondTheEnd, Held, InSync, Proposal};
