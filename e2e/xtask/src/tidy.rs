@@ -13,6 +13,7 @@ use std::{
 const ARROWS: &[(&str, &[&str])] = &[
     ("sluice-types", &[]),
     ("sluice-env", &["sluice-types"]),
+    ("sluice-history", &["sluice-types"]),
     ("sluice-protocol", &["sluice-types"]),
     ("sluice-store", &["sluice-types", "sluice-env", "sluice-protocol"]),
     ("sluice-replication", &["sluice-types"]),
