@@ -10,7 +10,7 @@ const EVENTS_MIN: u64 = 10_000_000;
 /// Resident memory in MiB, where the system tells of it.
 fn resident() -> u64 {
     let pages = std::fs::read_to_string("/proc/self/statm").ok().and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok());
-    pages.unwrap_or(0) * 4096 >> 20
+    (pages.unwrap_or(0) * 4096) >> 20
 }
 
 /// The same history again in another shard, with other clients and later: one long history of many parts.
