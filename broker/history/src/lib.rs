@@ -2,7 +2,8 @@
 //! docs/history-checks.md). It reads and writes histories through what its caller gives it and knows no broker, clock, file or thread, so it serves the
 //! simulation and real processes alike. It trusts the harness that wrote the history and nothing that a broker said.
 //!
-//! One pass, O(n log n). For all time it remembers 24 bytes of each value and 16 of each queue offset; everything else belongs to what is still open.
+//! One pass, O(n log n). For all time it remembers a few bytes of each value and of each queue offset, and all transactions, failing messages and second copies;
+//! everything else belongs to what is still open.
 #![forbid(unsafe_code)]
 
 mod checker;

@@ -148,7 +148,7 @@ impl Core {
                 self.ack(self.me, held, &mut todo);
             }
             Event::Ack { from, epoch, held } => {
-                if self.master_of() == Some(epoch) || rules::broken("acks of any epoch count") {
+                if self.master_of() == Some(epoch) {
                     self.ack(from, held, &mut todo);
                 }
             }
@@ -176,9 +176,7 @@ impl Core {
             let before = set.confirmed();
             set.learn(now);
             tell_confirmed(set, before, todo);
-            if let Some(open) = set.proposal() {
-                todo.push(Action::Swap { from: Some(open.from.version.clone()), to: open.to.clone() });
-            }
+            todo.extend(set.proposal().map(swap));
             return;
         }
         self.cease_before(now.state.epoch, todo);
@@ -200,10 +198,7 @@ impl Core {
 
     /// Takes note of a state, unless the coordinator was set back to it.
     fn remember(&mut self, state: &GroupState, todo: &mut Vec<Action>) -> Result<(), SetBack> {
-        let after = match self.seen.after(state) {
-            Err(set_back) if !rules::broken("a coordinator that was set back is believed") => return Err(set_back),
-            _ => state.seen(),
-        };
+        let after = self.seen.after(state)?;
         if after != self.seen {
             self.seen = after;
             todo.push(Action::Remember(after));
@@ -235,7 +230,7 @@ impl Core {
     }
 
     fn stand(&mut self, heard: Seen, todo: &mut Vec<Action>) {
-        if self.master_of().is_some() || heard > self.seen && !rules::broken("nobody else is heard") {
+        if self.master_of().is_some() || heard > self.seen {
             todo.push(Action::Read);
             return;
         }
@@ -268,13 +263,13 @@ impl Core {
     fn propose(&mut self, todo: &mut Vec<Action>, change: impl FnOnce(&mut InSync, usize) -> Option<&Proposal>) {
         let min = self.min_in_sync;
         if let Role::Master(set) = &mut self.role {
-            let before = set.confirmed();
-            if let Some(open) = change(set, min) {
-                todo.push(Action::Swap { from: Some(open.from.version.clone()), to: open.to.clone() });
-            }
-            tell_confirmed(set, before, todo);
+            todo.extend(change(set, min).map(swap));
         }
     }
+}
+
+fn swap(open: &Proposal) -> Action {
+    Action::Swap { from: Some(open.from.version.clone()), to: open.to.clone() }
 }
 
 fn tell_confirmed(set: &InSync, before: Held, todo: &mut Vec<Action>) {

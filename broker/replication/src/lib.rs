@@ -1,5 +1,5 @@
 //! Master and replicas without a consensus of our own: one object per group, changed by compare-and-swap, says who is master in which epoch and who must hold a record
-//! before it is confirmed. The argument why that loses nothing is in ARCHITECTURE.md; `tests::search` tries every order of events for small groups.
+//! before it is confirmed. The argument why that loses nothing is in ARCHITECTURE.md; the module `search` tries every order of events for small groups.
 //!
 //! | module | decides |
 //! | --- | --- |

@@ -12,7 +12,6 @@ use std::{
 use world::{Limits, World};
 
 /// How a search ended.
-#[derive(Debug)]
 enum Outcome {
     /// Every state was visited.
     Held { states: usize },
@@ -32,7 +31,7 @@ fn digest(world: &World) -> u64 {
 }
 
 /// Breadth first, so that the steps to a violation are as few as possible.
-fn search(limits: Limits, rule: Option<&'static str>, states_max: usize) -> Outcome {
+fn search(limits: Limits, rule: Option<&'static str>) -> Outcome {
     rules::break_one(rule);
     let first = World::new(limits);
     // Where each state came from. States are told apart by 64 bits: with some millions of them the odds of two alike are one in a million.
@@ -54,7 +53,7 @@ fn search(limits: Limits, rule: Option<&'static str>, states_max: usize) -> Outc
                 (before, number as u16)
             });
         }
-        if from.len() > states_max {
+        if from.len() > STATES_MAX {
             return Outcome::TooMany;
         }
     }
@@ -102,7 +101,7 @@ fn walk(limits: Limits, walks: u64, steps: usize) -> Result<u64, String> {
 }
 
 fn holds(limits: Limits) {
-    match search(limits, None, STATES_MAX) {
+    match search(limits, None) {
         Outcome::Held { states } => println!("{states} states, and each of them holds: {limits:?}"),
         Outcome::Broken { what, steps, states } => panic!("after {states} states: {what}\n  {}", steps.join("\n  ")),
         Outcome::TooMany => panic!("more than {STATES_MAX} states: {limits:?}"),
@@ -111,7 +110,7 @@ fn holds(limits: Limits) {
 
 /// With that rule broken a loss is found.
 fn finds(rule: &'static str, limits: Limits) {
-    match search(limits, Some(rule), STATES_MAX) {
+    match search(limits, Some(rule)) {
         Outcome::Broken { what, steps, states } => println!("{rule}: {what}; found among {states} states:\n  {}", steps.join("\n  ")),
         Outcome::Held { states } => panic!("{rule}: none of {states} states shows it"),
         Outcome::TooMany => panic!("{rule}: not found among {STATES_MAX} states"),

@@ -126,9 +126,10 @@ impl QueueIndex {
 
     /// Sorted: in which order queues are trimmed and written into a checkpoint decides what comes to lie where, and must not differ from run to run.
     fn all(&self) -> Vec<QueueRef> {
-        let mut topics: Vec<(Topic, Vec<QueueRef>)> = self.queues.read().iter().map(|(topic, queues)| (topic.clone(), queues.clone())).collect();
-        topics.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        topics.into_iter().flat_map(|(_, queues)| queues).collect()
+        let queues = self.queues.read();
+        let mut topics: Vec<_> = queues.iter().collect();
+        topics.sort_unstable_by_key(|(topic, _)| *topic);
+        topics.into_iter().flat_map(|(_, queues)| queues).cloned().collect()
     }
 
     /// How many queues there are.

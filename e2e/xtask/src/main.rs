@@ -5,16 +5,15 @@
 mod bench;
 mod clients;
 mod crash;
-mod flips;
 mod fuzz;
 mod generator;
 mod hostile;
+mod long;
 mod memory;
 mod peer;
 mod places;
 mod process;
 mod promises;
-mod search;
 mod sluice;
 mod test;
 mod text;
@@ -71,8 +70,8 @@ fn run() -> Result<()> {
         Task::Crash(arguments) => crash::run(&arguments),
         Task::Hostile(arguments) => hostile::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
-        Task::Flips => flips::run(),
-        Task::Search => search::run(),
+        Task::Flips => long::flips(),
+        Task::Search => long::search(),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
     }
 }

@@ -105,7 +105,8 @@ impl Chain {
             if self.came & bit(attempt) == 0 {
                 continue;
             }
-            let lines = [self.last.0.max(1), self.came_line];
+            // A line that there is none of is left out.
+            let lines: Vec<_> = [self.last.0, self.came_line].into_iter().filter(|line| *line > 0).collect();
             if attempt > world.config.retries_max {
                 report.violate(Check::C14, &lines, || told(&format!("was tried {attempt} times again, {} are the most", world.config.retries_max)));
             } else if attempt > 1 && self.came & bit(attempt - 1) == 0 {

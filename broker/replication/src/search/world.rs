@@ -173,8 +173,6 @@ impl World {
     fn start(&mut self, id: usize) {
         let node = self.node_mut(id);
         node.core = Some(Core::new(node.member(id), 1, node.seen, node.held()));
-        node.joined = None;
-        node.call = None;
     }
 
     fn node_mut(&mut self, id: usize) -> &mut Node {
