@@ -7,10 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The root of the checkout.
+/// The root of the checkout that cargo runs this in; a build that is kept between checkouts may have been made in another one.
 pub(crate) fn root() -> PathBuf {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest.ancestors().nth(2).unwrap_or(manifest).to_path_buf()
+    let manifest = env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    manifest.ancestors().nth(2).unwrap_or(&manifest).to_path_buf()
 }
 
 /// What is made or fetched once and kept between runs, outside of the checkout: `$SLUICE_CACHE`, else `~/.cache/sluice`.

@@ -17,8 +17,8 @@ use tokio::{
 
 /// Between two tries of one attacker.
 const AGAIN: Duration = Duration::from_millis(100);
-/// Over this time the attackers of a kind begin, so that what they do again and again is spread too.
-const SPREAD: Duration = Duration::from_secs(3);
+/// Over this time the attackers of a kind begin, so that what they do again and again is spread too: until a phase ends, unless it is made longer.
+const SPREAD: Duration = Duration::from_secs(5);
 /// Between two bytes of a trickle.
 const TRICKLE: Duration = Duration::from_millis(100);
 /// Between two signs of life of a client that never reads.
@@ -170,16 +170,17 @@ fn giant_lengths(target: &Arc<Target>, clients: &mut JoinSet<()>) {
     });
 }
 
-/// Frames that are as large as allowed and come whole but for the last byte: more of them than the broker has room for.
+/// Frames that are as large as allowed and come whole but for the last byte: twice as many as the broker has room for (16 MiB, see FLAGS). They come just fast
+/// enough to be there before the deadline: more would show what it costs to take megabytes in, which honest clients send too.
 fn withheld_ends(target: &Arc<Target>, clients: &mut JoinSet<()>) {
-    again(clients, 12, target, |target| async move {
+    again(clients, 8, target, |target| async move {
         let mut stream = target.connect().await?;
         stream.write_u32(FRAME_BYTES_MAX as u32 - 4).await?;
         // No header, all body.
-        let piece = [0; 64 * 1024];
+        let piece = [0; 32 * 1024];
         for _ in 0..FRAME_BYTES_MAX / piece.len() - 1 {
             stream.write_all(&piece).await?;
-            sleep(Duration::from_millis(20)).await;
+            sleep(Duration::from_millis(14)).await;
         }
         stream.write_all(&piece[..piece.len() - 5]).await?;
         stream.read_u8().await.map(drop)

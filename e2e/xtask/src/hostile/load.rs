@@ -7,8 +7,8 @@ use std::{path::Path, time::Duration};
 
 use super::bytes::{UNREAD_KEY, UNREAD_TOPIC};
 
-/// Messages a second: a broker that is at work, at a part of what two processors can do together with generator and attackers, so that a delay is the attack's.
-pub(super) const RATE: f64 = 20_000.0;
+/// Messages a second: a broker that is at work, at about half of what a single processor can do, so that a delay is the attack's.
+pub(super) const RATE: f64 = 10_000.0;
 /// Messages that never-reading clients ask for, and the size of each.
 const UNREAD_MESSAGES: usize = 64;
 const UNREAD_BYTES: usize = 1 << 20;
