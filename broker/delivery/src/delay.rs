@@ -226,7 +226,7 @@ impl Level {
         };
         match result {
             // Late, but in the log with its progress.
-            Ok(_) | Err(AppendError::FlushTimeout(_)) => {
+            Ok(_) | Err(AppendError::Late(..)) => {
                 Counters::add(&delivery.counters().delayed_out, moved);
                 Turn::Moved
             }

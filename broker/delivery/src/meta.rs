@@ -27,7 +27,7 @@ pub(crate) type MetaDone = Box<dyn FnOnce(Result<(), AppendError>) + Send>;
 
 /// Whether a change lies in the log, though perhaps not flushed in time: memory has to agree with that.
 pub(crate) fn in_log(result: &Result<(), AppendError>) -> bool {
-    matches!(result, Ok(()) | Err(AppendError::FlushTimeout(_)))
+    matches!(result, Ok(()) | Err(AppendError::Late(..)))
 }
 
 /// Writes metadata.

@@ -12,7 +12,7 @@ use sluice_protocol::{
     properties::{self, PROPERTIES_BYTES_MAX},
     record::{CRC_PROPERTY_BYTES, RecordError, RecordFields, sys_flag},
 };
-use sluice_store::{AppendError, Batch, Placed, Wait, queue_index::QueueRef};
+use sluice_store::{AppendError, Batch, Late, Placed, Wait, queue_index::QueueRef};
 use sluice_types::{Group, QueueOffset, Topic};
 use std::{borrow::Cow, net::SocketAddr};
 use thiserror::Error;
@@ -98,9 +98,9 @@ pub enum SendError {
     /// A send into a retry topic whose group does not exist (26).
     #[error("the consumer group {0} does not exist; create it, or switch on the automatic creation of groups")]
     GroupNotFound(String),
-    /// Stored, but not flushed in time (10): the receipt is given to the producer with the code.
-    #[error("stored at queue offset {}, but not flushed within the deadline", .0.first_queue_offset)]
-    FlushTimeout(SendReceipt),
+    /// Stored, but not flushed (10) or not confirmed (12) in time: the receipt is given to the producer with the code.
+    #[error("stored at queue offset {offset}, but not {late} within the deadline", late = .0, offset = .1.first_queue_offset)]
+    Late(Late, SendReceipt),
     /// The store refused: queue full (2), disk full (14), poisoned (1), stopping (14).
     #[error(transparent)]
     Store(AppendError),
@@ -158,7 +158,7 @@ impl Delivery {
                 Err(error) => {
                     Counters::add(&counters.sends_failed, 1);
                     done(Err(match error {
-                        AppendError::FlushTimeout(placed) => SendError::FlushTimeout(receipt(placed)),
+                        AppendError::Late(late, placed) => SendError::Late(late, receipt(placed)),
                         other => SendError::Store(other),
                     }));
                 }

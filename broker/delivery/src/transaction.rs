@@ -256,7 +256,7 @@ fn meant(view: &RecordView<'_>, request: &EndTransaction<'_>) -> Result<QueueOff
 /// Takes a claim to its end when the batch lies in the log, whose last record is the op record; else gives it back.
 fn settle(claim: Claim, result: &Result<Vec<Placed>, AppendError>) -> Result<(), Claim> {
     match result {
-        Ok(placed) | Err(AppendError::FlushTimeout(placed)) => {
+        Ok(placed) | Err(AppendError::Late(_, placed)) => {
             if let Some(op) = placed.last() {
                 claim.ended(op.queue_offset);
             }

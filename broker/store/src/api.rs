@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use sluice_types::{CommitLogOffset, QueueOffset};
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 /// When a record counts as stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub enum FlushMode {
 /// What an append waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// The log's own rule: flushed under [`FlushMode::Sync`], appended under [`FlushMode::Async`].
+    /// The log's own rule: flushed under [`FlushMode::Sync`], appended under [`FlushMode::Async`]; and confirmed, in a replicated log.
     Durable,
     /// Appended only (`WAIT=false`).
     Appended,
@@ -50,15 +50,33 @@ pub enum AppendError {
     /// A write or sync has failed before: nothing is acknowledged until restart and recovery.
     #[error("the commit log stopped after a failed write or sync: {0}; restart the broker to recover")]
     Poisoned(String),
-    /// Appended, but not flushed within the deadline; it may or may not survive a power cut.
-    #[error("appended at {:?}, but not flushed within the deadline", .0.first().map(|p| p.log_offset))]
-    FlushTimeout(Vec<Placed>),
+    /// Appended, but not safe within the deadline.
+    #[error("appended at {place:?}, but not {late} within the deadline", late = .0, place = .1.first().map(|p| p.log_offset))]
+    Late(Late, Vec<Placed>),
     /// A record larger than a segment can hold.
     #[error("a record of {0} bytes does not fit into a segment")]
     TooLarge(usize),
     /// The store is closing.
     #[error("the broker is stopping")]
     Stopped,
+}
+
+/// What has not come in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Late {
+    /// The flush: the records may or may not survive a power cut.
+    Flush,
+    /// The confirmation by the other brokers: the records may or may not survive the loss of this one.
+    Confirmation,
+}
+
+impl fmt::Display for Late {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Flush => "flushed",
+            Self::Confirmation => "confirmed by the replicas",
+        })
+    }
 }
 
 /// Called exactly once with what became of a batch, on the writer's thread or the submitter's own: be quick, never block.

@@ -32,24 +32,15 @@ pub(crate) struct CommitLog {
 /// The writer's end of the log.
 pub(crate) struct Tail {
     file: Arc<dyn File>,
-    segment: Arc<Segment>,
+    pub(crate) segment: Arc<Segment>,
     /// Where the next record goes.
     pub(crate) offset: u64,
 }
 
 impl CommitLog {
     /// A log of these segments (ascending, without holes) whose end is `tail`.
-    pub(crate) fn new(disk: Arc<dyn Disk>, segment_bytes: u64, prewritten_bytes: u64, segments: Vec<Arc<Segment>>, tail: u64) -> Self {
-        let min = segments.first().map_or(0, |s| s.base);
-        Self {
-            disk,
-            segment_bytes,
-            segments: RwLock::new(segments),
-            marks: Watermarks::new(min, tail),
-            unsynced: Mutex::new(Vec::new()),
-            syncing: Mutex::new(None),
-            prewritten_bytes,
-        }
+    pub(crate) fn new(disk: Arc<dyn Disk>, segment_bytes: u64, prewritten_bytes: u64, segments: Vec<Arc<Segment>>, marks: Watermarks) -> Self {
+        Self { disk, segment_bytes, segments: RwLock::new(segments), marks, unsynced: Mutex::new(Vec::new()), syncing: Mutex::new(None), prewritten_bytes }
     }
 
     /// Most bytes that are appended in one piece: with half a segment at most, a roll leaves no more than half a segment empty.
@@ -82,11 +73,15 @@ impl CommitLog {
         if self.fits(tail, bytes, reserve) {
             return Ok(());
         }
-        match self.roll(tail) {
-            Ok(()) => Ok(()),
-            Err(RollError::NoSpace(e)) => Err(AppendError::DiskFull(e.to_string())),
-            Err(RollError::Broken(e)) => Err(AppendError::Poisoned(e.to_string())),
-        }
+        self.next_segment(tail)
+    }
+
+    /// Fills up the segment and goes on in the next.
+    pub(crate) fn next_segment(&self, tail: &mut Tail) -> Result<(), AppendError> {
+        self.roll(tail).map_err(|error| match error {
+            RollError::NoSpace(e) => AppendError::DiskFull(e.to_string()),
+            RollError::Broken(e) => AppendError::Poisoned(e.to_string()),
+        })
     }
 
     /// Whether `bytes` and the `reserve` fit behind the tail without a roll.
@@ -230,7 +225,7 @@ mod tests {
                 true => log.upgrade().expect("the log lives").flush(),
                 false => Ok(()),
             };
-            CommitLog::new(Arc::new(HookedDisk::new(env.disk.clone(), flush)), SEGMENT_BYTES, 0, Vec::new(), 0)
+            CommitLog::new(Arc::new(HookedDisk::new(env.disk.clone(), flush)), SEGMENT_BYTES, 0, Vec::new(), Watermarks::new(0, 0, u64::MAX))
         });
         let mut tail = log.add_segment(0).expect("made");
         log.append(&mut tail, &[1; 600]).expect("written");

@@ -51,6 +51,14 @@ impl FlushMark {
         }
     }
 
+    /// Takes the mark back to `offset`, durably: the log ends there now.
+    pub(crate) fn reset(&self, offset: u64) -> io::Result<()> {
+        for slot in 0..2 {
+            self.file.write_all_at(&encode(offset), slot * SLOT_BYTES)?;
+        }
+        self.sync()
+    }
+
     pub(crate) fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }

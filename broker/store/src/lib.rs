@@ -8,6 +8,7 @@ mod batch;
 mod checkpoint;
 mod commit_log;
 mod flush_mark;
+mod follow;
 pub mod key_index;
 mod latency;
 mod maintenance;
@@ -22,6 +23,7 @@ mod writer;
 
 pub use api::*;
 pub use batch::Batch;
+pub use follow::{CutError, FollowError, Marks};
 pub use latency::Latency;
 pub use queue_index::{Queue, QueueRef};
 pub use recovery::{OpenError, RecoveryProgress};

@@ -79,7 +79,7 @@ impl Maintenance {
     }
 
     /// A tick; false when it is the last.
-    fn tick(&self) -> bool {
+    pub(crate) fn tick(&self) -> bool {
         let mut state = self.state.lock();
         if !state.stopped {
             self.changed.wait_for(&mut state, TICK);
@@ -203,17 +203,23 @@ impl Shared {
 
     /// Removes segments that are too old or too many, never the last, and only what a durable checkpoint no longer refers to.
     pub(crate) fn retain(&self) -> std::io::Result<()> {
-        let Some(min) = self.retention_min() else { return Ok(()) };
-        self.log.marks.advance_min(min);
-        self.queues.trim_below_log(min)?;
-        self.keys.trim(min)?;
+        if let Some(min) = self.retention_min() {
+            self.log.marks.advance_min(min);
+            self.queues.trim_below_log(min)?;
+            self.keys.trim(min)?;
+        }
+        // Also what is left of a turn whose checkpoint failed.
+        let min = self.log.marks.min().0;
+        if self.log.segments().first().is_none_or(|segment| segment.end() > min) {
+            return Ok(());
+        }
         self.checkpoint()?;
         self.log.remove_below(min)
     }
 
     fn retention_min(&self) -> Option<u64> {
         let segments = self.log.segments();
-        let flushed = self.log.marks.flushed().0;
+        let flushed = self.log.marks.flushed().min(self.log.marks.confirmed()).0;
         let oldest_kept = self.env.clock.wall().0 - i64::try_from(self.options.retention_age.as_millis()).unwrap_or(i64::MAX);
         let end = self.log.marks.appended().0;
         let held_from = if self.disk_full.lock().is_some() { u64::MAX } else { self.held_from.load(Ordering::SeqCst) };

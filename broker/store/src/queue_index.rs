@@ -426,6 +426,12 @@ impl QueueIndex {
         state.extents.drain(..gone).for_each(|extent| space.retire(extent.place));
     }
 
+    /// The same for what is not shown yet: it never will be.
+    pub fn empty_below(&self, queue: &QueueRef, min: QueueOffset) {
+        self.publish(queue, min);
+        self.trim_queue(queue, min);
+    }
+
     /// Drops every entry whose record lies at or above `log_offset`. For recovery only, before anybody reads or appends, and only needed if the log is shorter
     /// than the snapshot says: write a new checkpoint before appending, or the next recovery brings the dropped entries back.
     pub fn truncate_above_log(&self, log_offset: u64) -> io::Result<()> {

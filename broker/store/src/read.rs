@@ -124,11 +124,7 @@ impl Store {
 
     /// The record that begins at a commit log offset, if consumers may see that far.
     pub fn record_at(&self, offset: CommitLogOffset) -> Result<Bytes, ReadError> {
-        let visible = match self.shared.options.flush {
-            crate::FlushMode::Sync => self.shared.log.marks.flushed(),
-            crate::FlushMode::Async { .. } => self.shared.log.marks.appended(),
-        };
-        if offset >= visible {
+        if offset >= self.shared.log.marks.stored(self.shared.options.flush) {
             return Err(ReadError::NotFound(offset));
         }
         let bytes = self.shared.log.record_bytes(offset.0)?;

@@ -1,21 +1,22 @@
 //! Opening a directory: what the checkpoint says, then every record after it, checked. A torn tail is cut; damage below the flushed mark is refused, never guessed at.
 
 use crate::{
-    MetaTable, StoreOptions, batch,
+    FlushMode, MetaChange, MetaTable, StoreOptions, batch,
     checkpoint::{Checkpoint, Loaded, Meta},
     commit_log::CommitLog,
     flush_mark::FlushMark,
     key_index::KeyIndex,
-    queue_index::{Entry, QueueIndex},
+    queue_index::{Entry, QueueIndex, QueueRef},
     segment::{self, Segment},
-    store::apply,
-    writer::TURN_BYTES_MAX,
+    watermarks::Watermarks,
+    writer::{TURN_BYTES_MAX, Touched},
 };
 use memchr::memmem;
 use sluice_env::{Disk, Env, OpenMode};
 use sluice_protocol::record::{self, Prefix, RecordView};
-use sluice_types::{QueueId, QueueOffset, Topic};
+use sluice_types::{CommitLogOffset, QueueId, QueueOffset, Topic};
 use std::{
+    collections::VecDeque,
     io,
     sync::{
         Arc,
@@ -23,19 +24,62 @@ use std::{
     },
 };
 
+mod cut;
+
+pub(crate) use cut::order as order_cut;
+
 const IDENTITY: &str = "identity";
 const IDENTITY_MAGIC: &[u8; 8] = b"SLUICES1";
 /// Entries kept in memory during recovery before they are spilled.
 const ENTRIES_IN_MEMORY_MAX: usize = 1 << 20;
+/// Records not known to be confirmed whose ends lie within so many bytes of the log are shown together.
+const HIDDEN_TOGETHER_BYTES: u64 = 64 << 10;
 /// Zeros written at the start of a segment that is made at once.
 const PREWRITTEN_BYTES: u64 = 4 << 20;
 
 /// Before the name of a queue in [`MetaTable::Store`]: the value is the offset below which it has been emptied.
 const TRIM: &str = "trim ";
 
+/// Before the number of an epoch in [`MetaTable::Store`]: the value is where the record lies that says so, the epoch's first.
+const EPOCH: &str = "epoch ";
+
+/// Notes that an epoch begins.
+pub(crate) fn epoch_change(epoch: u64) -> MetaChange {
+    // Its place is filled in when it has one.
+    MetaChange { table: MetaTable::Store, key: format!("{EPOCH}{epoch:020}"), value: Some(Vec::new()) }
+}
+
+/// The epochs that have begun, each with the place of its first record.
+pub(crate) fn epochs(meta: &Meta) -> Vec<(u64, CommitLogOffset)> {
+    let begin = (MetaTable::Store, EPOCH.to_owned());
+    let known = meta.range(begin..).take_while(|((table, key), _)| *table == MetaTable::Store && key.starts_with(EPOCH));
+    known.filter_map(|((_, key), value)| Some((key[EPOCH.len()..].parse().ok()?, CommitLogOffset(u64_of(value)?)))).collect()
+}
+
+fn u64_of(value: &[u8]) -> Option<u64> {
+    value.try_into().ok().map(u64::from_be_bytes)
+}
+
+/// Takes a change in whose record lies at `at`.
+pub(crate) fn apply(meta: &mut Meta, change: &MetaChange, at: u64) {
+    let key = (change.table, change.key.clone());
+    match &change.value {
+        Some(_) if change.table == MetaTable::Store && change.key.starts_with(EPOCH) => meta.insert(key, at.to_be_bytes().to_vec()),
+        Some(value) => meta.insert(key, value.clone()),
+        None => meta.remove(&key),
+    };
+}
+
+/// The queue that has been emptied according to that entry, and below what, if there is such a queue.
+pub(crate) fn noted_trim(table: MetaTable, key: &str, value: Option<&[u8]>, queues: &QueueIndex) -> Option<(QueueRef, QueueOffset)> {
+    let name = key.strip_prefix(TRIM).filter(|_| table == MetaTable::Store)?;
+    let (topic, id) = name.rsplit_once(' ')?;
+    Some((queues.find(topic, id.parse().ok()?)?, QueueOffset(u64_of(value?)?)))
+}
+
 /// Notes that a queue (topic, space, number) has been emptied below `min`.
-pub(crate) fn trim_change(queue: String, min: QueueOffset) -> crate::MetaChange {
-    crate::MetaChange { table: MetaTable::Store, key: TRIM.to_owned() + &queue, value: Some(min.0.to_be_bytes().to_vec()) }
+pub(crate) fn trim_change(queue: String, min: QueueOffset) -> MetaChange {
+    MetaChange { table: MetaTable::Store, key: TRIM.to_owned() + &queue, value: Some(min.0.to_be_bytes().to_vec()) }
 }
 
 /// Why a store directory was not opened. Nothing in it has been changed.
@@ -88,6 +132,8 @@ pub(crate) struct Recovered {
     /// Where the last record begins, if it lies behind the checkpoint or in a queue.
     pub(crate) last_record: Option<u64>,
     pub(crate) checkpointed: u64,
+    /// What is there and not known to be confirmed, with its end.
+    pub(crate) hidden: VecDeque<(u64, Touched)>,
     pub(crate) identity: u128,
     pub(crate) lock: Box<dyn Send + Sync>,
 }
@@ -109,18 +155,28 @@ pub(crate) fn open(env: &Env, options: &StoreOptions, progress: &RecoveryProgres
     let base = Base::load(disk)?;
     let segments = segments(disk, segment_bytes, base.min)?;
     let newest_ms = base.newest_ms;
-    let mut scan = Scan { disk, progress, base, segments, marked, newest_ms, last_record: None, end: 0 };
+    let limit = cut::ordered(disk)?.unwrap_or(u64::MAX);
+    let (replicated, hidden) = (options.replicated, VecDeque::new());
+    let mut scan = Scan { disk, progress, base, segments, marked, newest_ms, last_record: None, end: 0, limit, replicated, hidden };
     scan.run()?;
     scan.refuse_damage(options)?;
     scan.cut()?;
     scan.trim();
-    let prewritten = if options.flush == crate::FlushMode::Sync { PREWRITTEN_BYTES } else { 0 };
-    let Scan { base, segments, newest_ms, last_record, end, .. } = scan;
-    let log = CommitLog::new(disk.clone(), segment_bytes, prewritten, segments, end);
-    flush_mark.note(end);
+    let prewritten = if options.flush == FlushMode::Sync { PREWRITTEN_BYTES } else { 0 };
+    let Scan { base, segments, newest_ms, last_record, end, hidden, .. } = scan;
+    if limit < u64::MAX {
+        flush_mark.reset(end).map_err(disk_error("taking back the flushed mark"))?;
+        cut::done(disk)?;
+    } else {
+        flush_mark.note(end);
+    }
+    let min = segments.first().map_or(0, |s| s.base);
+    // Every checkpoint has waited for its confirmation.
+    let confirmed = if replicated { base.checkpointed } else { u64::MAX };
+    let log = CommitLog::new(disk.clone(), segment_bytes, prewritten, segments, Watermarks::new(min, end, confirmed));
     let Base { queues, keys, meta, checkpointed, .. } = base;
     let last_record = last_record.or_else(|| last_of_queues(&queues, end));
-    Ok(Recovered { log, queues, keys, meta, flush_mark, newest_ms, last_record, checkpointed, identity, lock })
+    Ok(Recovered { log, queues, keys, meta, flush_mark, newest_ms, last_record, checkpointed, hidden, identity, lock })
 }
 
 /// Where the record begins that ends at `end`, if it lies in a queue. With nothing behind the checkpoint the log's last record is not read again, but it is the last
@@ -280,12 +336,20 @@ struct Scan<'a> {
     last_record: Option<u64>,
     /// Where the log ends: the first place without a whole record.
     end: u64,
+    /// Where it has to end by an order; all ones: by none.
+    limit: u64,
+    replicated: bool,
+    hidden: VecDeque<(u64, Touched)>,
 }
 
 impl Scan<'_> {
     fn run(&mut self) -> Result<(), OpenError> {
         let from = self.base.dispatched;
         let last = self.segments.last().map_or(from.min(self.base.min), |s| s.end());
+        if self.limit < self.base.checkpointed {
+            let (limit, checkpointed) = (self.limit, self.base.checkpointed);
+            return Err(OpenError::Damaged(format!("it was ordered to end at {limit}, but there is a checkpoint at {checkpointed}")));
+        }
         if last < self.base.checkpointed {
             return Err(OpenError::Damaged(format!("the checkpoint knows the log up to {}, the segments end at {last}", self.base.checkpointed)));
         }
@@ -299,6 +363,9 @@ impl Scan<'_> {
                 continue;
             }
             let start = from.max(segment.base);
+            if start >= self.limit {
+                break;
+            }
             self.end = self.scan_segment(&segment, start)?;
             if self.end < segment.end() {
                 break;
@@ -312,7 +379,8 @@ impl Scan<'_> {
 
     /// Dispatches the records of a segment; where it ends, or the first place without a record.
     fn scan_segment(&mut self, segment: &Segment, from: u64) -> Result<u64, OpenError> {
-        let length = (segment.end() - from) as usize;
+        let limit = segment.end().min(self.limit);
+        let length = (limit - from) as usize;
         let bytes = segment
             .slice(from, length)
             .map_err(|e| OpenError::Disk { what: format!("reading the segment {}", segment::name(segment.base)), error: e.to_string() })?;
@@ -331,7 +399,7 @@ impl Scan<'_> {
                 _ => return Ok(from + at as u64),
             }
         }
-        Ok(segment.end())
+        Ok(if limit < segment.end() { from + at as u64 } else { limit })
     }
 
     fn dispatch(&mut self, view: &RecordView<'_>, offset: u64) -> Result<(), OpenError> {
@@ -345,8 +413,7 @@ impl Scan<'_> {
         let damaged = |what: &str| OpenError::Damaged(format!("the record at {offset} has {what}"));
         let topic = Topic::new(view.topic()).map_err(|e| damaged(&e.to_string()))?;
         let id = QueueId::from_wire(view.queue_id()).ok_or_else(|| damaged("a negative queue id"))?;
-        let queues = &self.base.queues;
-        let queue = queues.queue(&topic, id);
+        let queue = self.base.queues.queue(&topic, id);
         let (found, expected) = (QueueOffset(view.queue_offset()), queue.next_offset());
         if found != expected {
             // Rebuilding from a log whose begin retention has removed: the queue begins where its first record says.
@@ -354,26 +421,42 @@ impl Scan<'_> {
             if !first {
                 return Err(damaged(&format!("queue offset {found}, {expected} was next in {topic} {id}")));
             }
-            queues.start_at(&queue, found);
+            self.base.queues.start_at(&queue, found);
         }
         let (tag_hash, keys) = batch::derived(view.topic(), view.properties());
-        let pushed = queues.push(&queue, Entry { log_offset: offset, size: view.bytes().len() as u32, tag_hash });
-        queues.publish(&queue, pushed.plus(1));
+        let pushed = self.base.queues.push(&queue, Entry { log_offset: offset, size: view.bytes().len() as u32, tag_hash });
+        if self.replicated && offset >= self.base.checkpointed {
+            self.hide(queue.clone(), pushed.plus(1), offset, view.bytes().len() as u64);
+        } else {
+            self.base.queues.publish(&queue, pushed.plus(1));
+        }
         for key in keys {
             self.base.keys.push(key, offset, view.store_timestamp());
         }
-        if queues.in_memory_entries() > ENTRIES_IN_MEMORY_MAX {
-            queues.spill().map_err(disk_error("writing the queue index"))?;
+        if self.base.queues.in_memory_entries() > ENTRIES_IN_MEMORY_MAX {
+            self.base.queues.spill().map_err(disk_error("writing the queue index"))?;
         }
         Ok(())
     }
 
+    /// Consumers see it when it is known to be confirmed. What lies close together is shown together, so that a long tail takes little memory.
+    fn hide(&mut self, queue: QueueRef, max: QueueOffset, offset: u64, bytes: u64) {
+        match self.hidden.back_mut() {
+            Some((end, touched)) if offset / HIDDEN_TOGETHER_BYTES == (*end - 1) / HIDDEN_TOGETHER_BYTES => {
+                *end = offset + bytes;
+                match touched.iter_mut().find(|(other, _)| Arc::ptr_eq(other, &queue)) {
+                    Some((_, known)) => *known = max,
+                    None => touched.push((queue, max)),
+                }
+            }
+            _ => self.hidden.push_back((offset + bytes, vec![(queue, max)])),
+        }
+    }
+
     fn apply_meta(&mut self, view: &RecordView<'_>, offset: u64) -> Result<(), OpenError> {
-        let changes: Vec<crate::MetaChange> =
-            batch::decode_changes(view.body()).ok_or_else(|| OpenError::Damaged(format!("the metadata record at {offset} can't be read")))?;
+        let changes = batch::decode_changes(view.body()).ok_or_else(|| OpenError::Damaged(format!("the metadata record at {offset} can't be read")))?;
         for change in changes {
-            let table: MetaTable = change.table;
-            apply(&mut self.base.meta, table, &change.key, change.value.as_deref());
+            apply(&mut self.base.meta, &change, offset);
         }
         Ok(())
     }
@@ -381,10 +464,8 @@ impl Scan<'_> {
     /// Empties again what had been emptied: the entries came back with the records, or with a checkpoint from before.
     fn trim(&self) {
         for ((table, key), value) in &self.base.meta {
-            let noted = key.strip_prefix(TRIM).filter(|_| *table == MetaTable::Store).and_then(|name| name.rsplit_once(' '));
-            let queue = noted.and_then(|(topic, id)| self.base.queues.find(topic, id.parse().ok()?));
-            if let Some((queue, min)) = queue.zip(value.as_slice().try_into().ok().map(u64::from_be_bytes)) {
-                self.base.queues.trim_queue(&queue, QueueOffset(min));
+            if let Some((queue, min)) = noted_trim(*table, key, Some(value), &self.base.queues) {
+                self.base.queues.empty_below(&queue, min);
             }
         }
     }
@@ -392,10 +473,11 @@ impl Scan<'_> {
     /// Tells a torn tail from damage. Below the flushed mark everything has been whole once; and under sync flush one turn at most can be torn, so that a whole
     /// record further on proves that what lies before it had been flushed.
     fn refuse_damage(&self, options: &StoreOptions) -> Result<(), OpenError> {
-        if self.end < self.marked {
+        if self.end < self.marked.min(self.limit) {
             return Err(OpenError::Damaged(format!("no whole record at commit log offset {}, though the log was flushed up to {}", self.end, self.marked)));
         }
-        if options.flush != crate::FlushMode::Sync {
+        // What was ordered to be cut is whole, of course.
+        if options.flush != FlushMode::Sync || self.limit < u64::MAX {
             return Ok(());
         }
         let beyond = self.end + TURN_BYTES_MAX as u64 * 2;

@@ -1,7 +1,7 @@
 //! One store directory, opened.
 
 use crate::{
-    AppendError, Batch, Done, FlushMode, Hooks, Latency, MetaTable, Placed, Wait,
+    AppendError, Batch, Done, FlushMode, Hooks, Latency, MetaChange, MetaTable, Placed, Wait,
     checkpoint::{Checkpoint, Meta},
     commit_log::CommitLog,
     flush_mark::FlushMark,
@@ -31,8 +31,11 @@ pub struct StoreOptions {
     pub segment_bytes: u64,
     /// When a record counts as stored.
     pub flush: FlushMode,
-    /// Longest wait for a flush before the append is answered with [`AppendError::FlushTimeout`].
+    /// Longest wait for a flush, and for the confirmation, before the append is answered with [`AppendError::Late`].
     pub flush_deadline: Duration,
+    /// Whether a record counts as stored only when it is confirmed too (see [`Store::confirm`]). Nothing that was not confirmed when the directory was last open is
+    /// shown before it is.
+    pub replicated: bool,
     /// Age after which a segment is removed.
     pub retention_age: Duration,
     /// Bytes of log beyond which the oldest segments are removed whatever their age.
@@ -55,6 +58,7 @@ impl Default for StoreOptions {
             segment_bytes: 128 << 20,
             flush: FlushMode::Async { interval: Duration::from_millis(500) },
             flush_deadline: Duration::from_secs(5),
+            replicated: false,
             retention_age: Duration::from_secs(72 * 3600),
             retention_bytes: None,
             append_queue_bytes_max: 64 << 20,
@@ -148,7 +152,7 @@ impl Store {
         let recovered = recovery::open(&env, &options, progress)?;
         let tail = recovered.log.tail().map_err(|e| OpenError::Disk { what: "opening the last segment".to_owned(), error: e.to_string() })?;
         let shared = Arc::new(Shared {
-            writer: Writer::new(tail, recovered.newest_ms),
+            writer: Writer::new(tail, recovered.newest_ms, recovered.hidden),
             env,
             options,
             log: recovered.log,
@@ -359,13 +363,14 @@ impl Shared {
         }
     }
 
-    pub(crate) fn apply_meta(&self, batch: &Batch) {
-        if batch.changes.is_empty() {
+    /// `at`: where the record of the changes lies.
+    pub(crate) fn apply_meta(&self, changes: &[MetaChange], at: u64) {
+        if changes.is_empty() {
             return;
         }
         let mut meta = self.meta.lock();
-        for change in &batch.changes {
-            apply(&mut meta, change.table, &change.key, change.value.as_deref());
+        for change in changes {
+            recovery::apply(&mut meta, change, at);
         }
     }
 
@@ -425,6 +430,7 @@ impl Shared {
         if self.log.marks.flushed().0 < checkpoint.log_offset {
             return Err(std::io::Error::other("the log could not be flushed up to the checkpoint"));
         }
+        self.await_confirmed(checkpoint.log_offset)?;
         self.queues.sync()?;
         self.keys.sync()?;
         self.flush_mark.sync()?;
@@ -436,6 +442,22 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// What is behind the checkpoint can still be cut, what is before it never: the state without it is not kept.
+    fn await_confirmed(&self, offset: u64) -> std::io::Result<()> {
+        let begun = self.env.clock.monotonic();
+        while self.log.marks.confirmed().0 < offset {
+            let late = self.env.clock.monotonic().since(begun) >= CONFIRMATION_WAIT;
+            if late || !self.maintenance.tick() {
+                return Err(std::io::Error::other(format!("the other brokers have not confirmed the log up to the checkpoint at {offset}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How long a checkpoint waits for the confirmation of what it holds.
+const CONFIRMATION_WAIT: Duration = Duration::from_secs(2);
 /// Spills before a checkpoint, and the entries that are few enough to be written while the writer waits.
 const SPILLS_MAX: usize = 4;
 const ENTRIES_LEFT_MAX: usize = 4096;
@@ -443,10 +465,3 @@ const ENTRIES_LEFT_MAX: usize = 4096;
 const IDLE_PAUSE: Duration = Duration::from_millis(500);
 /// Dirty log bytes beyond which the writer syncs before the interval is over, so that a sync never has much to do.
 const UNFLUSHED_BYTES_MAX: u64 = 8 << 20;
-
-pub(crate) fn apply(meta: &mut Meta, table: MetaTable, key: &str, value: Option<&[u8]>) {
-    match value {
-        Some(value) => meta.insert((table, key.to_owned()), value.to_vec()),
-        None => meta.remove(&(table, key.to_owned())),
-    };
-}

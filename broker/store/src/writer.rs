@@ -4,7 +4,7 @@
 //! else the writer thread, which finds all that queued up meanwhile and pays one sync for all of it.
 
 use crate::{
-    AppendError, Batch, Done, FlushMode, Placed, Wait,
+    AppendError, Batch, Done, FlushMode, Late, Placed, Wait,
     batch::Pending,
     commit_log::Tail,
     latency::Histogram,
@@ -41,11 +41,11 @@ pub(crate) struct Job {
 }
 
 /// Queues with new entries, each with the end it shall have for consumers.
-type Touched = Vec<(QueueRef, QueueOffset)>;
+pub(crate) type Touched = Vec<(QueueRef, QueueOffset)>;
 /// Jobs that need no more than the append, with their places.
 type Early = Vec<(Done, Vec<Placed>)>;
 
-/// An appended job that waits for the flushed watermark.
+/// An appended job that waits until what is stored passes its end.
 struct Waiter {
     end: u64,
     since: Monotonic,
@@ -64,7 +64,7 @@ struct Inbox {
 pub(crate) struct Turn {
     pub(crate) tail: Tail,
     staging: Vec<u8>,
-    touched: Touched,
+    pub(crate) touched: Touched,
     pub(crate) newest_ms: i64,
 }
 
@@ -74,7 +74,7 @@ pub(crate) struct Writer {
     work: Condvar,
     pub(crate) turn: Mutex<Turn>,
     waiters: Mutex<VecDeque<Waiter>>,
-    /// Records appended but not yet visible under sync flush: published when `flushed` passes `end`.
+    /// Records appended but not yet visible: published when what is stored passes `end`.
     hidden: Mutex<VecDeque<(u64, Touched)>>,
     pub(crate) poisoned: Mutex<Option<String>>,
     pub(crate) is_poisoned: AtomicBool,
@@ -93,13 +93,14 @@ pub(crate) struct Counters {
 }
 
 impl Writer {
-    pub(crate) fn new(tail: Tail, newest_ms: i64) -> Self {
+    /// `hidden`: what recovery has found and is not known to be confirmed.
+    pub(crate) fn new(tail: Tail, newest_ms: i64, hidden: VecDeque<(u64, Touched)>) -> Self {
         Self {
             inbox: Mutex::default(),
             work: Condvar::new(),
             turn: Mutex::new(Turn { tail, staging: Vec::new(), touched: Vec::new(), newest_ms }),
             waiters: Mutex::default(),
-            hidden: Mutex::default(),
+            hidden: Mutex::new(hidden),
             poisoned: Mutex::default(),
             is_poisoned: AtomicBool::new(false),
             sync_ns: AtomicU64::new(0),
@@ -156,7 +157,12 @@ impl Writer {
         self.fail_waiters(what);
     }
 
-    fn poison_error(&self) -> Option<AppendError> {
+    /// Why nothing is taken in any more.
+    pub(crate) fn closed(&self) -> Option<AppendError> {
+        self.poison_error().or_else(|| self.inbox.lock().stopped.then_some(AppendError::Stopped))
+    }
+
+    pub(crate) fn poison_error(&self) -> Option<AppendError> {
         if !self.is_poisoned.load(Ordering::SeqCst) {
             return None;
         }
@@ -242,7 +248,7 @@ impl Shared {
             done(Ok(placed));
         }
         match self.options.flush {
-            FlushMode::Async { .. } => {
+            FlushMode::Async { .. } if !self.options.replicated => {
                 let touched = std::mem::take(&mut turn.touched);
                 self.publish(&touched);
                 turn.touched = touched;
@@ -251,8 +257,13 @@ impl Shared {
                     (waiter.done)(Ok(waiter.placed));
                 }
             }
+            FlushMode::Async { .. } => {
+                self.hide(turn);
+                self.writer.waiters.lock().extend(placed);
+                self.release();
+            }
             FlushMode::Sync => {
-                self.writer.hidden.lock().push_back((turn.tail.offset, std::mem::take(&mut turn.touched)));
+                self.hide(turn);
                 let wanted = !placed.is_empty();
                 self.writer.waiters.lock().extend(placed);
                 if wanted {
@@ -261,6 +272,11 @@ impl Shared {
             }
         }
         self.turn_end();
+    }
+
+    /// What this turn has appended is shown when it counts as stored.
+    pub(crate) fn hide(&self, turn: &mut Turn) {
+        self.writer.hidden.lock().push_back((turn.tail.offset, std::mem::take(&mut turn.touched)));
     }
 
     /// Appends all jobs. Comes back with those that wait for durability, and those that need no more than the append.
@@ -306,7 +322,7 @@ impl Shared {
         let written = self.env.clock.monotonic();
         for (job, placed) in placed {
             self.writer.counters.appends.observe(written.since(job.since));
-            self.apply_meta(&job.batch);
+            self.apply_meta(&job.batch.changes, placed.last().map_or(end, |placed| placed.log_offset.0));
             match job.wait {
                 Wait::Durable => waiting.push(Waiter { end, since: job.since, placed, done: job.done }),
                 Wait::Appended => early.push((job.done, placed)),
@@ -315,7 +331,7 @@ impl Shared {
         (waiting, early)
     }
 
-    fn no_room(&self, why: &AppendError) {
+    pub(crate) fn no_room(&self, why: &AppendError) {
         match why {
             AppendError::DiskFull(what) => {
                 tracing::warn!(reason = what.as_str(), "no space for another segment: writes are refused until there is");
@@ -359,7 +375,7 @@ impl Shared {
         places
     }
 
-    fn enter(&self, turn: &mut Turn, pending: &Pending, log_offset: u64, now: i64) -> QueueOffset {
+    pub(crate) fn enter(&self, turn: &mut Turn, pending: &Pending, log_offset: u64, now: i64) -> QueueOffset {
         let Some(queue) = &pending.queue else { return QueueOffset(0) };
         let offset = self.queues.push(queue, Entry { log_offset, size: pending.bytes, tag_hash: pending.tag_hash });
         if self.options.key_index {
@@ -401,15 +417,16 @@ impl Shared {
         let before = self.writer.sync_ns.load(Ordering::Relaxed);
         self.writer.sync_ns.store((before * 7 + ns) / 8, Ordering::Relaxed);
         self.flush_mark.note(self.log.marks.flushed().0);
-        self.release(self.log.marks.flushed().0);
+        self.release();
     }
 
-    /// Shows and answers in the order of the log.
-    fn release(&self, flushed: u64) {
+    /// Shows and answers in the order of the log what counts as stored by now.
+    pub(crate) fn release(&self) {
+        let stored = self.log.marks.stored(self.options.flush).0;
         loop {
             let mut hidden = self.writer.hidden.lock();
-            let Some((end, _)) = hidden.front().filter(|(end, _)| *end <= flushed) else { break };
-            debug_assert!(*end <= flushed);
+            let Some((end, _)) = hidden.front().filter(|(end, _)| *end <= stored) else { break };
+            debug_assert!(*end <= stored);
             let touched = hidden.pop_front().map(|(_, t)| t).unwrap_or_default();
             // Shown under the lock: two releases at once must not show out of order.
             self.publish(&touched);
@@ -417,20 +434,20 @@ impl Shared {
         loop {
             let waiter = {
                 let mut waiters = self.writer.waiters.lock();
-                if waiters.front().is_none_or(|w| w.end > flushed) {
+                if waiters.front().is_none_or(|w| w.end > stored) {
                     break;
                 }
                 waiters.pop_front()
             };
             if let Some(waiter) = waiter {
                 // Invariant 1: the one place where durability is confirmed.
-                assert!(waiter.end <= flushed, "an ack before its flush");
+                assert!(waiter.end <= stored, "an ack before its record is stored");
                 (waiter.done)(Ok(waiter.placed));
             }
         }
     }
 
-    /// Answers waiters whose deadline has passed: their records are appended, but a slow disk has not confirmed them.
+    /// Answers waiters whose deadline has passed: their records are appended, but a slow disk has not flushed them, or a slow replica not confirmed.
     pub(crate) fn expire_waiters(&self) {
         let now = self.env.clock.monotonic();
         let deadline = self.options.flush_deadline;
@@ -440,8 +457,10 @@ impl Shared {
             waiters.drain(..n).collect()
         };
         let any = !late.is_empty();
+        let stored_here = self.log.marks.stored_here(self.options.flush).0;
         for waiter in late {
-            (waiter.done)(Err(AppendError::FlushTimeout(waiter.placed)));
+            let late = if waiter.end <= stored_here { Late::Confirmation } else { Late::Flush };
+            (waiter.done)(Err(AppendError::Late(late, waiter.placed)));
         }
         let stuck: Vec<Job> = {
             let mut inbox = self.writer.inbox.lock();

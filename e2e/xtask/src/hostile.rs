@@ -64,8 +64,6 @@ pub(crate) struct Arguments {
 const FLAGS: [&str; 4] = ["--limits-partial-frame", "3s", "--limits-in-flight-size", "32MiB"];
 /// Connections allowed besides the idle ones: all attackers' and the load's.
 const OTHER_CONNECTIONS: u32 = 5_000;
-/// An attack is at its height when the well-behaved load is measured: it warms up for one second more.
-const LEAD: Duration = Duration::from_secs(1);
 /// After an attack: the broker notices that its connections are gone.
 const QUIET: Duration = Duration::from_millis(500);
 const STOP: Duration = Duration::from_secs(30);
@@ -196,7 +194,7 @@ fn measure(field: &Field, attack: Option<&Attack>) -> Result<Measured> {
     let before = field.broker.metrics()?;
     let peak = Peak::watch(field.broker);
     let attackers = attack.map(|attack| Attackers::start(attack, &field.target, &field.runtime));
-    thread::sleep(LEAD);
+    thread::sleep(attack.map_or(Duration::ZERO, |attack| attack.lead));
     let load = load::measure(&field.binary, &field.namesrv, field.seconds);
     // Counted while they are at it: what they end by themselves afterwards is no merit of the broker's.
     let after = field.broker.metrics();

@@ -53,7 +53,7 @@ impl HalfSend {
 
     /// What the store said. In the log, the transaction is open; its id.
     pub(crate) fn stored(self, result: &Result<Vec<Placed>, AppendError>, counters: &Counters) -> Option<String> {
-        if let (Ok(placed) | Err(AppendError::FlushTimeout(placed)), Some(ticket)) = (result, self.ticket)
+        if let (Ok(placed) | Err(AppendError::Late(_, placed)), Some(ticket)) = (result, self.ticket)
             && let Some(place) = placed.first()
         {
             Counters::add(&counters.transactions_begun, 1);

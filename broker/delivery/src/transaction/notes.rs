@@ -176,7 +176,7 @@ impl Transactions {
         batch.meta(piece).map_err(|_| AppendError::TooLarge(piece.iter().map(|change| change.value.as_ref().map_or(0, Vec::len)).sum()))?;
         match self.store.append(batch, Wait::Durable) {
             // Late, but in the log.
-            Ok(_) | Err(AppendError::FlushTimeout(_)) => Ok(()),
+            Ok(_) | Err(AppendError::Late(..)) => Ok(()),
             Err(error) => Err(error),
         }
     }

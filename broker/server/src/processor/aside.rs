@@ -2,11 +2,26 @@
 
 use super::{Failure, Outcome, Reply};
 use sluice_protocol::ResponseCode;
-use std::{sync::Arc, time::Duration};
+use std::{cell::Cell, sync::Arc, time::Duration};
 use tokio::{sync::Semaphore, time::timeout};
 
 /// After this a request has waited for its turn longer than any client waits for an answer.
 const TURN: Duration = Duration::from_secs(10);
+
+/// Added to the nice value of threads that do such work.
+const NICE: i32 = 10;
+
+/// Makes the calling thread one that a connection's thread need not wait for: without that it keeps its processor for some 3 ms, while what others have sent waits.
+/// For good, since only a privileged process could take it back.
+fn give_way() {
+    thread_local! {
+        static GIVES_WAY: Cell<bool> = const { Cell::new(false) };
+    }
+    if !GIVES_WAY.replace(true) {
+        // Linux gives each thread a priority of its own. Refused, it stays as it is.
+        let _ = rustix::process::nice(NICE);
+    }
+}
 
 /// Does a bounded number of such works at once; the others wait, in their order. What they hold is counted as bytes in work.
 pub(super) struct Aside {
@@ -29,7 +44,11 @@ impl Aside {
                 return reply.outcome(Err(Failure::new(ResponseCode::SystemBusy, remark)));
             };
             // Fails when the runtime stops, or by a defect in the work: then the reply says so itself.
-            let _ = tokio::task::spawn_blocking(move || reply.outcome(work())).await;
+            let work = move || {
+                give_way();
+                reply.outcome(work());
+            };
+            let _ = tokio::task::spawn_blocking(work).await;
         });
     }
 }

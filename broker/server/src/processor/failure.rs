@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use sluice_delivery::{EndError, FilterError, GroupError, OffsetError, PullError, QueryError, ResetError, SendBackError, SendError, TopicError};
 use sluice_protocol::{ExtFields, HeaderError, ResponseCode, TypedHeader, body, message_id::MessageIdError};
-use sluice_store::{AppendError, ReadError};
+use sluice_store::{AppendError, Late, ReadError};
 use sluice_types::NameError;
 
 /// A failure as the client sees it.
@@ -95,13 +95,21 @@ impl From<MessageIdError> for Failure {
     }
 }
 
+/// The message is there; what is not certain?
+pub(super) const fn late_code(late: Late) -> ResponseCode {
+    match late {
+        Late::Flush => ResponseCode::FlushDiskTimeout,
+        Late::Confirmation => ResponseCode::FlushSlaveTimeout,
+    }
+}
+
 /// Retried elsewhere: all but a flush that came too late (the message is there) and a record that no segment can hold.
 const fn append_code(error: &AppendError) -> ResponseCode {
     match error {
         AppendError::QueueFull(_) => ResponseCode::SystemBusy,
         AppendError::DiskFull(_) | AppendError::Stopped => ResponseCode::ServiceNotAvailable,
         AppendError::Poisoned(_) => ResponseCode::SystemError,
-        AppendError::FlushTimeout(_) => ResponseCode::FlushDiskTimeout,
+        AppendError::Late(late, _) => late_code(*late),
         AppendError::TooLarge(_) => ResponseCode::MessageIllegal,
     }
 }
@@ -147,7 +155,7 @@ const fn send_code(error: &SendError) -> ResponseCode {
         SendError::QueueId { .. } => ResponseCode::SystemError,
         SendError::Illegal(_) | SendError::Timer => ResponseCode::MessageIllegal,
         SendError::GroupNotFound(_) => ResponseCode::SubscriptionGroupNotExist,
-        SendError::FlushTimeout(_) => ResponseCode::FlushDiskTimeout,
+        SendError::Late(late, _) => late_code(*late),
         SendError::Store(error) => append_code(error),
     }
 }

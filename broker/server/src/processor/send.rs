@@ -1,6 +1,6 @@
 //! Sending, ending transactions, sending back, pulling: requests whose answer comes later.
 
-use super::{Answer, BrokerProcessor, Code, Failure, Outcome, Reply, Request};
+use super::{Answer, BrokerProcessor, Code, Failure, Outcome, Reply, Request, failure::late_code};
 use sluice_delivery::{
     EndTransaction, PullError, PullOutcome, PullReply, PullRequest, PullStatus, SendBackRequest, SendError, SendReceipt, SendRequest, Subscription, Verdict,
 };
@@ -98,7 +98,7 @@ fn sent(result: Result<SendReceipt, SendError>) -> Outcome {
         Err(error) => {
             let remark = error.to_string();
             match error {
-                SendError::FlushTimeout(receipt) => Ok(receipt_answer(ResponseCode::FlushDiskTimeout, Some(remark), receipt)),
+                SendError::Late(late, receipt) => Ok(receipt_answer(late_code(late), Some(remark), receipt)),
                 error => Err(error.into()),
             }
         }

@@ -8,5 +8,6 @@ mod flips;
 mod megabyte;
 mod others;
 mod recovery;
+mod replicas;
 mod threads;
 mod world;

@@ -17,8 +17,12 @@ use tokio::{
 
 /// Between two tries of one attacker.
 const AGAIN: Duration = Duration::from_millis(100);
-/// Over this time the attackers of a kind begin, so that what they do again and again is spread too: until a phase ends, unless it is made longer.
-const SPREAD: Duration = Duration::from_secs(5);
+/// Over this time the attackers of a kind begin, so that what they do again and again is spread too.
+const SPREAD: Duration = Duration::from_secs(3);
+/// An attack is at its height when the well-behaved load is measured: it warms up for one second more.
+const LEAD: Duration = Duration::from_secs(1);
+/// For attackers who do their harm by what they hold: all of them are there.
+const WHOLE_LEAD: Duration = Duration::from_secs(4);
 /// Between two bytes of a trickle.
 const TRICKLE: Duration = Duration::from_millis(100);
 /// Between two signs of life of a client that never reads.
@@ -38,6 +42,8 @@ pub(super) struct Attack {
     pub(super) name: &'static str,
     /// Starts its clients.
     start: fn(&Arc<Target>, &mut JoinSet<()>),
+    /// From its start until the well-behaved load begins.
+    pub(super) lead: Duration,
     /// Most bytes that the broker's own memory may grow by, and why it is allowed so many.
     pub(super) growth_max: u64,
     /// Why the broker has to end connections of this kind; none: it answers them, and that is all right.
@@ -47,15 +53,15 @@ pub(super) struct Attack {
 /// All of them.
 pub(super) const ATTACKS: [Attack; 5] = [
     // 500 connections of 20 kB and the buffers of a read, 8 KiB each.
-    Attack { name: "slow-loris", start: slow_loris, growth_max: 32 * MIB, closed_for: &["partial_frame"] },
+    Attack { name: "slow-loris", start: slow_loris, lead: LEAD, growth_max: 32 * MIB, closed_for: &["partial_frame"] },
     // What is announced takes no memory before it comes.
-    Attack { name: "giant-lengths", start: giant_lengths, growth_max: 32 * MIB, closed_for: &["bad_frame", "partial_frame"] },
+    Attack { name: "giant-lengths", start: giant_lengths, lead: LEAD, growth_max: 32 * MIB, closed_for: &["bad_frame", "partial_frame"] },
     // Half of the bytes in work (see FLAGS) for unfinished frames, twice while their buffers grow, one frame beyond, and what is left of those that have ended.
-    Attack { name: "withheld-ends", start: withheld_ends, growth_max: 96 * MIB, closed_for: &["partial_frame"] },
+    Attack { name: "withheld-ends", start: withheld_ends, lead: LEAD, growth_max: 96 * MIB, closed_for: &["partial_frame"] },
     // A few MiB of bombs are on their way and in the log's buffers; one that goes off has a gigabyte.
-    Attack { name: "bombs", start: bombs, growth_max: 64 * MIB, closed_for: &["bad_frame"] },
+    Attack { name: "bombs", start: bombs, lead: LEAD, growth_max: 64 * MIB, closed_for: &["bad_frame"] },
     // Answers are slices of the mapped log: what waits is counted (512 MiB at most) but belongs to the page cache.
-    Attack { name: "never-reading", start: never_reading, growth_max: 64 * MIB, closed_for: &["slow_reader"] },
+    Attack { name: "never-reading", start: never_reading, lead: WHOLE_LEAD, growth_max: 64 * MIB, closed_for: &["slow_reader"] },
 ];
 
 /// Whom they attack, and with what.
@@ -195,7 +201,7 @@ fn bombs(target: &Arc<Target>, clients: &mut JoinSet<()>) {
         (|arsenal| &arsenal.bomb, Duration::from_secs(1)),
         (|arsenal| &arsenal.bomb_batch, Duration::from_secs(3)),
         (|arsenal| &arsenal.bomb_registration, Duration::from_secs(2)),
-        (|arsenal| &arsenal.full_header, Duration::from_millis(10)),
+        (|arsenal| &arsenal.full_header, Duration::from_millis(20)),
     ];
     for (pick, pause) in kinds {
         again(clients, 1, target, move |target| async move {
@@ -215,7 +221,8 @@ fn bombs(target: &Arc<Target>, clients: &mut JoinSet<()>) {
 }
 
 /// Each asks for more than one connection may have waiting, and together they do for more than all may have. Each holds what it has got; whom the broker has
-/// ended comes again after some seconds: what it costs to send megabytes to one who is there for them is not the question.
+/// ended comes again after some seconds. What it costs to send the first megabytes to a hundred clients is not the question, so they are all there before the
+/// well-behaved load is measured.
 fn never_reading(target: &Arc<Target>, clients: &mut JoinSet<()>) {
     type Pick = fn(&Arsenal) -> &[u8];
     let kinds: [(usize, Pick, usize); 2] = [(100, |arsenal| &arsenal.pull, 30), (2, |arsenal| &arsenal.query, 10)];
