@@ -118,6 +118,7 @@ fn a_replica_has_the_masters_log_byte_for_byte_over_segments_and_restarts() {
                 write(&master, (i % 3) as u32, &vec![b'a' + turn as u8; 100 + (i as usize * 397 + seed as usize * 31) % 4000]);
             }
             catch_up(&master, &replica, 1 + (turn as usize * 7919) % 60_000);
+            assert!(read_all(&replica, "orders", 0).is_empty(), "shown unconfirmed");
             if turn % 2 == 1 {
                 replica.flush().expect("flushed");
                 drop(replica);
@@ -130,7 +131,6 @@ fn a_replica_has_the_masters_log_byte_for_byte_over_segments_and_restarts() {
         assert!(log.len() as u64 > 2 * SEGMENT_BYTES, "only one segment: {}", log.len());
         assert_eq!(log_of(&replica), log);
         let end = master.marks().appended;
-        assert!(read_all(&replica, "orders", 0).is_empty(), "shown unconfirmed");
         for store in [&master, &replica] {
             store.flush().expect("flushed");
             store.confirm(end);
