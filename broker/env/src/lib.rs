@@ -1,10 +1,11 @@
-//! The seam to the outside world. Everything that store, replication and delivery do to a clock, entropy, a disk or a thread goes through the traits here,
+//! The seam to the outside world. Everything that store, replication and delivery do to a clock, entropy, a disk, another broker or a thread goes through the traits here,
 //! so that the same code runs on the real machine ([`real`]) and in a seeded simulation ([`sim`]).
 #![forbid(unsafe_code)]
 
 mod clock;
 mod disk;
 mod entropy;
+mod net;
 mod spawn;
 
 pub mod real;
@@ -14,6 +15,7 @@ pub mod sync;
 pub use clock::{Clock, Monotonic, WallTime};
 pub use disk::{Disk, File, OpenMode};
 pub use entropy::Rng;
+pub use net::{Connection, Listener, Net};
 pub use spawn::{JoinHandle, Spawn};
 
 use std::sync::Arc;
@@ -25,6 +27,8 @@ pub struct Env {
     pub clock: Arc<dyn Clock>,
     /// Files below the store directory.
     pub disk: Arc<dyn Disk>,
+    /// Connections between brokers.
+    pub net: Arc<dyn Net>,
     /// Entropy.
     pub rng: Arc<dyn Rng>,
     /// Threads.

@@ -10,6 +10,7 @@ mod entropy;
 mod fault;
 mod hooked;
 mod inode;
+mod net;
 mod outcome;
 mod spawn;
 mod state;
@@ -22,6 +23,7 @@ pub use disk::SimDisk;
 pub use entropy::SimRng;
 pub use fault::{Fault, FaultKind, Op};
 pub use hooked::{Hook, HookedDisk};
+pub use net::NoNet;
 pub use spawn::SimSpawn;
 
 use std::sync::Arc;
@@ -38,5 +40,5 @@ pub fn env(seed: u64) -> (Env, SimDisk, SimClock) {
 /// A world over a disk and a clock that exist: what a process finds when it starts again after [`SimDisk::crash`] or [`SimDisk::kill`].
 #[must_use]
 pub fn env_over(seed: u64, disk: &SimDisk, clock: &SimClock) -> Env {
-    Env { clock: Arc::new(clock.clone()), disk: Arc::new(disk.clone()), rng: Arc::new(SimRng::new(seed)), spawn: Arc::new(SimSpawn) }
+    Env { clock: Arc::new(clock.clone()), disk: Arc::new(disk.clone()), net: Arc::new(NoNet), rng: Arc::new(SimRng::new(seed)), spawn: Arc::new(SimSpawn) }
 }

@@ -1,10 +1,12 @@
 //! Epochs, and where in the log each began.
 
+use serde::{Deserialize, Serialize};
 use sluice_types::CommitLogOffset;
 use std::fmt;
 
 /// The number of a master's tenure. Each is given to one master once, by the coordinator's compare-and-swap; 0 is before the first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Epoch(pub u64);
 
 impl Epoch {
@@ -22,7 +24,7 @@ impl fmt::Display for Epoch {
 }
 
 /// Where an epoch's first record lies: the record by which its master began.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EpochStart {
     /// Whose.
     pub epoch: Epoch,
@@ -42,8 +44,22 @@ pub struct OutOfOrder {
 ///
 /// Two logs whose maps share an epoch's start hold the same bytes from there to where the shorter of the two has its end or its next epoch, and below: one master wrote
 /// them, and replicas copy without gaps. That is what [`EpochMap::common_end`] rests on (Kafka's KIP-101 has the idea, RocketMQ's `EpochFileCache` too).
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "Vec<EpochStart>", into = "Vec<EpochStart>")]
 pub struct EpochMap(Vec<EpochStart>);
+
+impl TryFrom<Vec<EpochStart>> for EpochMap {
+    type Error = OutOfOrder;
+    fn try_from(entries: Vec<EpochStart>) -> Result<Self, OutOfOrder> {
+        Self::new(entries)
+    }
+}
+
+impl From<EpochMap> for Vec<EpochStart> {
+    fn from(map: EpochMap) -> Self {
+        map.0
+    }
+}
 
 impl EpochMap {
     /// A map of these entries; for what came from a disk or a peer.

@@ -1,10 +1,12 @@
 //! What the coordinator keeps of a group of brokers: one object, changed by compare-and-swap only.
 
 use crate::Epoch;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use std::{collections::BTreeSet, fmt};
 
 /// A broker's number within its group; fixed by where it is deployed, whatever role it has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct MemberId(pub u32);
 
 impl fmt::Display for MemberId {
@@ -18,8 +20,28 @@ impl fmt::Display for MemberId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Incarnation(pub u128);
 
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+// Hexadecimal: many readers of JSON take numbers for 64-bit floats.
+impl Serialize for Incarnation {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Incarnation {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        u128::from_str_radix(&text, 16).map(Self).map_err(|_| D::Error::custom(format!("an incarnation is a hexadecimal number of 128 bits, not {text:?}")))
+    }
+}
+
 /// A broker with the store that it has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Member {
     /// Which broker.
     pub id: MemberId,
@@ -28,7 +50,8 @@ pub struct Member {
 }
 
 /// Who is master, and who must hold a record before it is confirmed.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct GroupState {
     /// Rises by one with each master.
     pub epoch: Epoch,
@@ -83,7 +106,7 @@ impl GroupState {
 }
 
 /// The newest state that a broker has seen, kept on its disk: what it refuses older ones by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Seen {
     /// Highest epoch.
     pub epoch: Epoch,

@@ -7,15 +7,19 @@
 //! | `group` | what the coordinator keeps, and what a broker remembers of it |
 //! | `in_sync` | whom a record waits for |
 //! | `core` | what one broker may do |
+//! | `meeting` | how a replica's log meets its master's |
+//! | `wire` | what master and replica say to each other, byte for byte |
 #![forbid(unsafe_code)]
 
 mod core;
 mod epoch;
 mod group;
 mod in_sync;
+pub mod meeting;
 mod rules;
 #[cfg(test)]
 mod search;
+pub mod wire;
 
 pub use crate::core::{Action, Core, Event, Role};
 pub use epoch::{Epoch, EpochMap, EpochStart, OutOfOrder};

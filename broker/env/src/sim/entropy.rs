@@ -19,6 +19,17 @@ pub(crate) fn hash(parts: &[u64]) -> u64 {
     parts.iter().fold(STEP, |state, &part| mix(state.wrapping_add(STEP) ^ mix(part.wrapping_add(STEP))))
 }
 
+/// Bytes of a long message that count in its hash. The rest would cost more than it tells.
+#[cfg(feature = "sim-threads")]
+const HASHED_BYTES: usize = 512;
+
+/// A number for bytes, by their length and their first ones.
+#[cfg(feature = "sim-threads")]
+pub(crate) fn hash_bytes(bytes: &[u8]) -> u64 {
+    let word = |chunk: &[u8]| chunk.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+    bytes[..bytes.len().min(HASHED_BYTES)].chunks(8).fold(bytes.len() as u64, |state, chunk| hash(&[state, word(chunk)]))
+}
+
 /// The SplitMix64 generator. The same seed gives the same numbers.
 #[derive(Debug)]
 pub struct SimRng {

@@ -9,11 +9,13 @@
 
 mod disk;
 mod machine;
+mod net;
 mod run;
 mod scheduler;
 mod wait;
 
 pub use machine::Machine;
+pub use net::Network;
 pub use run::{Halt, Sim};
 pub use scheduler::Timing;
 

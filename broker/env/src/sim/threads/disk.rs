@@ -3,7 +3,10 @@
 use super::{current, scheduler::Scheduler, wait::Waits};
 use crate::{
     Disk, File, OpenMode,
-    sim::{Op, entropy::hash},
+    sim::{
+        Op,
+        entropy::{hash, hash_bytes},
+    },
 };
 use parking_lot::Mutex;
 use std::{
@@ -14,9 +17,6 @@ use std::{
     },
     time::Duration,
 };
-
-/// Bytes of a write that go into the trace. The rest would cost more than it tells.
-const TRACED_BYTES: usize = 512;
 
 /// What a machine's disk and its open files share.
 struct Medium {
@@ -73,11 +73,6 @@ impl Medium {
     }
 }
 
-fn hash_bytes(bytes: &[u8]) -> u64 {
-    let word = |chunk: &[u8]| chunk.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
-    bytes.chunks(8).fold(bytes.len() as u64, |state, chunk| hash(&[state, word(chunk)]))
-}
-
 impl Disk for ThreadedDisk {
     fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn File>> {
         let file = self.medium.call(Op::Open, name, mode as u64, || self.disk.open(name, mode))?;
@@ -125,7 +120,7 @@ impl File for ThreadedFile {
     }
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let what = hash(&[offset, bytes.len() as u64, hash_bytes(&bytes[..bytes.len().min(TRACED_BYTES)])]);
+        let what = hash(&[offset, bytes.len() as u64, hash_bytes(bytes)]);
         self.medium.call(Op::Write, &self.name, what, || self.file.write_all_at(bytes, offset))
     }
 

@@ -1,6 +1,6 @@
 //! A machine: threads that end together, one disk, one calendar clock.
 
-use super::{current, disk::ThreadedDisk, run::LIMIT, scheduler::Scheduler};
+use super::{current, disk::ThreadedDisk, net::Network, run::LIMIT, scheduler::Scheduler};
 use crate::{
     Clock, Env, JoinHandle, Monotonic, Spawn, WallTime,
     sim::{SimDisk, SimRng, clock::START_MILLIS, entropy::hash},
@@ -19,7 +19,8 @@ use std::{
 #[derive(Clone)]
 pub struct Machine {
     scheduler: Arc<Scheduler>,
-    id: usize,
+    network: Network,
+    pub(super) id: usize,
     shared: Arc<Shared>,
 }
 
@@ -37,10 +38,11 @@ struct Life {
 }
 
 impl Machine {
-    pub(super) fn new(scheduler: Arc<Scheduler>, name: &str) -> Self {
+    pub(super) fn new(scheduler: Arc<Scheduler>, network: Network, name: &str) -> Self {
         let id = scheduler.add_machine(name);
+        network.add(name, id);
         let life = Mutex::new(Life { number: 0, disk: SimDisk::new(), over: Arc::default() });
-        Self { scheduler, id, shared: Arc::new(Shared { life, calendar_offset: AtomicI64::new(START_MILLIS), stalled_until: Arc::default() }) }
+        Self { scheduler, network, id, shared: Arc::new(Shared { life, calendar_offset: AtomicI64::new(START_MILLIS), stalled_until: Arc::default() }) }
     }
 
     /// The machine as its processes see it in this life.
@@ -50,6 +52,7 @@ impl Machine {
         Env {
             clock: Arc::new(MachineClock(self.clone())),
             disk: Arc::new(ThreadedDisk::new(Arc::new(life.disk.clone()), life.over.clone(), self.scheduler.clone(), self.shared.stalled_until.clone())),
+            net: self.network.of(self),
             rng: Arc::new(SimRng::new(hash(&[self.scheduler.seed, 2, self.id as u64, life.number]))),
             spawn: Arc::new(MachineSpawn { machine: self.clone(), over: life.over.clone() }),
         }
@@ -70,22 +73,24 @@ impl Machine {
         self.scheduler.spawn(self.id, name, body)
     }
 
-    /// Kills the machine's processes: their threads do nothing any more, and what they wrote is there for the next life.
+    /// Kills the machine's processes: their threads do nothing any more, what they wrote is there for the next life, and their connections are ended.
     pub fn kill(&self) {
-        self.end(SimDisk::kill);
+        self.end(true, SimDisk::kill);
     }
 
-    /// Cuts its power: as [`Self::kill`], and the disk keeps what was synced and, by the seed, some of the rest.
+    /// Cuts its power: as [`Self::kill`], and the disk keeps what was synced and, by the seed, some of the rest. Its peers hear nothing, and nobody
+    /// answers at its addresses until [`Self::env`] begins another life.
     pub fn power_cut(&self, seed: u64) {
-        self.end(|disk| disk.crash(seed));
+        self.end(false, |disk| disk.crash(seed));
     }
 
-    fn end(&self, after: impl FnOnce(&SimDisk) -> SimDisk) {
+    fn end(&self, has_power: bool, after: impl FnOnce(&SimDisk) -> SimDisk) {
         {
             let mut life = self.shared.life.lock();
             life.over.store(true, Ordering::SeqCst);
             *life = Life { number: life.number + 1, disk: after(&life.disk), over: Arc::default() };
         }
+        self.network.machine_ended(self.id, has_power);
         self.scheduler.kill(self.id);
     }
 

@@ -3,6 +3,7 @@
 use super::{
     LIVE,
     machine::Machine,
+    net::Network,
     scheduler::{Scheduler, Timing},
 };
 use parking_lot::Mutex;
@@ -37,6 +38,7 @@ impl std::error::Error for Halt {}
 /// Machines, their threads and their time. Dropping it drops the threads wherever they stand.
 pub struct Sim {
     scheduler: Arc<Scheduler>,
+    network: Network,
     /// Coroutines must not move to another thread of the operating system.
     _stays: PhantomData<*const ()>,
 }
@@ -52,13 +54,20 @@ impl Sim {
     #[must_use]
     pub fn with_timing(seed: u64, timing: Timing) -> Self {
         LIVE.set(LIVE.get() + 1);
-        Self { scheduler: Scheduler::new(seed, timing), _stays: PhantomData }
+        let scheduler = Scheduler::new(seed, timing);
+        Self { network: Network::new(scheduler.clone()), scheduler, _stays: PhantomData }
     }
 
     /// A machine with an empty disk and a calendar clock that stands at the first day of 2026.
     #[must_use]
     pub fn machine(&self, name: &str) -> Machine {
-        Machine::new(self.scheduler.clone(), name)
+        Machine::new(self.scheduler.clone(), self.network.clone(), name)
+    }
+
+    /// What connects the machines.
+    #[must_use]
+    pub fn network(&self) -> &Network {
+        &self.network
     }
 
     /// Virtual time since the start.

@@ -119,6 +119,7 @@ enum Event {
     Disk,
     Kill,
     End,
+    Net,
 }
 
 /// All threads of all machines of one simulation.
@@ -288,6 +289,20 @@ impl Scheduler {
         let mut inner = self.inner.lock();
         inner.machines.push(name.to_owned());
         inner.machines.len() - 1
+    }
+
+    pub(super) fn machine_name(&self, machine: usize) -> String {
+        self.inner.lock().machines[machine].clone()
+    }
+
+    /// A time between the two, by the seed.
+    pub(super) fn between(&self, min: Duration, max: Duration) -> Duration {
+        let span = max.saturating_sub(min).as_nanos() as u64;
+        min + Duration::from_nanos(self.inner.lock().rng.next_u64() % span.saturating_add(1))
+    }
+
+    pub(super) fn note_net(&self, from: usize, to: usize, what: u64) {
+        self.inner.lock().note(Event::Net, [from as u64, to as u64, what]);
     }
 
     pub(super) fn now(&self) -> Duration {

@@ -1,0 +1,382 @@
+//! What master and replica say to each other on the replication port, byte for byte. Who may say what when is not decided here.
+//!
+//! A frame is its length (4 bytes, big-endian as all numbers; of what follows), a kind (1) and a body. Rare messages are JSON, so that brokers of two versions understand
+//! each other; the two that come all the time are fixed:
+//!
+//! | kind | message | body |
+//! | --- | --- | --- |
+//! | 1 | [`Hello`] | JSON, CRC-32 |
+//! | 2 | [`Welcome`] | JSON, CRC-32 |
+//! | 3 | [`Follow`] | JSON, CRC-32 |
+//! | 4 | [`Data`] | epoch 8, from 8, confirmed 8, CRC-32; then log, whose records carry checksums of their own |
+//! | 5 | [`Ack`] | epoch 8, received 8, flushed 8, CRC-32 |
+//! | 6 | [`Beat`] | JSON, CRC-32 |
+//! | 7 | [`Refusal`] | JSON, CRC-32 |
+//!
+//! Each CRC-32 is over the kind and what stands between it and the checksum.
+
+use crate::{Epoch, EpochMap, GroupState, Held, Member, Seen};
+use bytes::{Buf, Bytes, BytesMut};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sluice_types::CommitLogOffset;
+
+/// The version of what is said here. A broker refuses another one.
+pub const VERSION: u16 = 1;
+/// Largest frame without its length: a turn of the log's writer and then some, well above any one record.
+pub const FRAME_BYTES_MAX: usize = 24 << 20;
+
+const LENGTH_BYTES: usize = 4;
+const CHECKSUM_BYTES: usize = 4;
+/// Of the fixed messages: kind and three numbers.
+const FIXED_BYTES: usize = 1 + 3 * 8;
+
+/// A replica introduces itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Hello {
+    /// [`VERSION`].
+    pub version: u16,
+    /// Its cluster.
+    pub cluster: String,
+    /// Its group.
+    pub group: String,
+    /// Who it is, with the life of its store.
+    pub member: Member,
+    /// The newest state that it has seen.
+    pub seen: Seen,
+}
+
+/// The master says what there is to follow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Welcome {
+    /// By which it is master.
+    pub state: GroupState,
+    /// Its log's epochs.
+    pub epochs: EpochMap,
+    /// Where its log begins.
+    pub min: CommitLogOffset,
+    /// Where it ends.
+    pub end: CommitLogOffset,
+    /// Bytes of its segments; a replica's must be as large.
+    pub segment_bytes: u64,
+}
+
+/// The replica, having cut what the master does not have, asks for the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Follow {
+    /// Under which master.
+    pub epoch: Epoch,
+    /// From where on.
+    pub from: CommitLogOffset,
+}
+
+/// A part of the master's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Data {
+    /// The master's.
+    pub epoch: Epoch,
+    /// Where it begins.
+    pub from: CommitLogOffset,
+    /// What is confirmed by now.
+    pub confirmed: CommitLogOffset,
+    /// Whole records, without a gap to what came before. May be none, when only `confirmed` is news.
+    pub log: Bytes,
+}
+
+/// A replica holds so much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ack {
+    /// Which master's log it is.
+    pub epoch: Epoch,
+    /// How much of it.
+    pub held: Held,
+}
+
+/// The master lives. An answer to it is an [`Ack`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Beat {
+    /// By which it is master.
+    pub state: GroupState,
+}
+
+/// The connection ends, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Refusal {
+    /// The newest state that whoever refuses has seen, if that is the reason.
+    pub state: Option<GroupState>,
+    /// In words, for the other one's log.
+    pub why: String,
+}
+
+/// All of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// Replica to master.
+    Hello(Hello),
+    /// Master to replica.
+    Welcome(Welcome),
+    /// Replica to master.
+    Follow(Follow),
+    /// Master to replica.
+    Data(Data),
+    /// Replica to master.
+    Ack(Ack),
+    /// Master to replica.
+    Beat(Beat),
+    /// Either.
+    Refusal(Refusal),
+}
+
+/// What came is no message.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// Longer than any, or shorter.
+    #[error("a frame of {0} bytes; between 5 and {FRAME_BYTES_MAX} are possible. Whoever is there speaks another protocol")]
+    Length(usize),
+    /// The bytes are not those that were sent.
+    #[error("a frame of kind {0} does not match its checksum: it was damaged on its way")]
+    Checksum(u8),
+    /// Of a later version.
+    #[error("frames of kind {0} are not known; the peer may be a newer version")]
+    Kind(u8),
+    /// Not what this version understands.
+    #[error("a frame of kind {0} can't be read: {1}")]
+    Content(u8, String),
+}
+
+impl Message {
+    fn kind(&self) -> u8 {
+        match self {
+            Self::Hello(_) => 1,
+            Self::Welcome(_) => 2,
+            Self::Follow(_) => 3,
+            Self::Data(_) => 4,
+            Self::Ack(_) => 5,
+            Self::Beat(_) => 6,
+            Self::Refusal(_) => 7,
+        }
+    }
+
+    /// Appends the frame to `out`, but for the log of [`Data`], which comes back: it has to follow at once and need not be copied.
+    pub fn encode(&self, out: &mut Vec<u8>) -> Bytes {
+        let at = out.len();
+        out.extend_from_slice(&[0; LENGTH_BYTES]);
+        out.push(self.kind());
+        let rest = match self {
+            Self::Hello(body) => put_json(body, out),
+            Self::Welcome(body) => put_json(body, out),
+            Self::Follow(body) => put_json(body, out),
+            Self::Beat(body) => put_json(body, out),
+            Self::Refusal(body) => put_json(body, out),
+            Self::Data(Data { epoch, from, confirmed, log }) => {
+                put_numbers([epoch.0, from.0, confirmed.0], out);
+                log.clone()
+            }
+            Self::Ack(Ack { epoch, held }) => {
+                put_numbers([epoch.0, held.received.0, held.flushed.0], out);
+                Bytes::new()
+            }
+        };
+        let checksum = crc32fast::hash(&out[at + LENGTH_BYTES..]);
+        out.extend_from_slice(&checksum.to_be_bytes());
+        let length = (out.len() - at - LENGTH_BYTES + rest.len()) as u32;
+        out[at..at + LENGTH_BYTES].copy_from_slice(&length.to_be_bytes());
+        rest
+    }
+
+    /// The message at the front of `bytes`, which is taken out; `None` while it is not whole.
+    pub fn decode(bytes: &mut BytesMut) -> Result<Option<Self>, WireError> {
+        let Some(length) = bytes.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
+        let length = u32::from_be_bytes(*length) as usize;
+        if !(1 + CHECKSUM_BYTES..=FRAME_BYTES_MAX).contains(&length) {
+            return Err(WireError::Length(length));
+        }
+        if bytes.len() < LENGTH_BYTES + length {
+            return Ok(None);
+        }
+        bytes.advance(LENGTH_BYTES);
+        Self::decode_frame(bytes.split_to(length).freeze()).map(Some)
+    }
+
+    fn decode_frame(mut frame: Bytes) -> Result<Self, WireError> {
+        let kind = frame[0];
+        let log = match kind {
+            4 if frame.len() >= FIXED_BYTES + CHECKSUM_BYTES => frame.split_off(FIXED_BYTES + CHECKSUM_BYTES),
+            _ => Bytes::new(),
+        };
+        let checksum = frame.split_off(frame.len() - CHECKSUM_BYTES);
+        if crc32fast::hash(&frame).to_be_bytes() != checksum[..] {
+            return Err(WireError::Checksum(kind));
+        }
+        let body = &frame[1..];
+        Ok(match kind {
+            1 => Self::Hello(json(kind, body)?),
+            2 => Self::Welcome(json(kind, body)?),
+            3 => Self::Follow(json(kind, body)?),
+            4 => {
+                let [epoch, from, confirmed] = numbers(kind, body)?;
+                Self::Data(Data { epoch: Epoch(epoch), from: CommitLogOffset(from), confirmed: CommitLogOffset(confirmed), log })
+            }
+            5 => {
+                let [epoch, received, flushed] = numbers(kind, body)?;
+                Self::Ack(Ack { epoch: Epoch(epoch), held: Held { received: CommitLogOffset(received), flushed: CommitLogOffset(flushed) } })
+            }
+            6 => Self::Beat(json(kind, body)?),
+            7 => Self::Refusal(json(kind, body)?),
+            other => return Err(WireError::Kind(other)),
+        })
+    }
+}
+
+fn put_json(body: &impl Serialize, out: &mut Vec<u8>) -> Bytes {
+    // Of what these messages have, nothing can fail: no maps with keys other than text, no writer but memory.
+    serde_json::to_writer(&mut *out, body).expect("JSON in memory");
+    Bytes::new()
+}
+
+fn put_numbers(numbers: [u64; 3], out: &mut Vec<u8>) {
+    numbers.iter().for_each(|number| out.extend_from_slice(&number.to_be_bytes()));
+}
+
+fn json<T: DeserializeOwned>(kind: u8, body: &[u8]) -> Result<T, WireError> {
+    serde_json::from_slice(body).map_err(|error| WireError::Content(kind, error.to_string()))
+}
+
+fn numbers(kind: u8, body: &[u8]) -> Result<[u64; 3], WireError> {
+    let (numbers, rest) = body.as_chunks::<8>();
+    match (numbers, rest) {
+        ([a, b, c], []) => Ok([a, b, c].map(|bytes| u64::from_be_bytes(*bytes))),
+        _ => Err(WireError::Content(kind, format!("{} bytes instead of {}", body.len(), FIXED_BYTES - 1))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{EpochStart, Incarnation, MemberId};
+    use proptest::prelude::*;
+
+    fn state() -> GroupState {
+        GroupState::first(Member { id: MemberId(1), store: Incarnation(u128::MAX - 5) })
+    }
+
+    fn all(log: &[u8]) -> Vec<Message> {
+        let epochs =
+            EpochMap::new(vec![EpochStart { epoch: Epoch(3), start: CommitLogOffset(0) }, EpochStart { epoch: Epoch(u64::MAX), start: CommitLogOffset(9) }]);
+        let held = Held { received: CommitLogOffset(u64::MAX), flushed: CommitLogOffset(7) };
+        vec![
+            Message::Hello(Hello {
+                version: VERSION,
+                cluster: "c".into(),
+                group: "g \u{1F980}".into(),
+                member: *state().in_sync.first().unwrap(),
+                seen: state().seen(),
+            }),
+            Message::Welcome(Welcome { state: state(), epochs: epochs.unwrap(), min: CommitLogOffset(1), end: CommitLogOffset(u64::MAX), segment_bytes: 5 }),
+            Message::Follow(Follow { epoch: Epoch(4), from: CommitLogOffset(8) }),
+            Message::Data(Data { epoch: Epoch(4), from: CommitLogOffset(8), confirmed: CommitLogOffset(2), log: Bytes::copy_from_slice(log) }),
+            Message::Ack(Ack { epoch: Epoch(4), held }),
+            Message::Beat(Beat { state: state() }),
+            Message::Refusal(Refusal { state: None, why: "no \"master\"".into() }),
+        ]
+    }
+
+    fn bytes_of(messages: &[Message]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for message in messages {
+            let rest = message.encode(&mut out);
+            out.extend_from_slice(&rest);
+        }
+        out
+    }
+
+    #[test]
+    fn messages_are_read_back_however_they_are_cut_into_pieces() {
+        let messages = all(b"some records");
+        let bytes = bytes_of(&messages);
+        for piece in [1, 7, bytes.len()] {
+            let (mut buffer, mut found) = (BytesMut::new(), Vec::new());
+            for chunk in bytes.chunks(piece) {
+                buffer.extend_from_slice(chunk);
+                while let Some(message) = Message::decode(&mut buffer).unwrap() {
+                    found.push(message);
+                }
+            }
+            assert_eq!(found, messages);
+            assert!(buffer.is_empty());
+        }
+    }
+
+    #[test]
+    fn any_flipped_bit_outside_of_the_log_is_found_out_or_waited_for() {
+        for message in all(b"log") {
+            let bytes = bytes_of(std::slice::from_ref(&message));
+            let log = if matches!(message, Message::Data(_)) { 3 } else { 0 };
+            for bit in 0..(bytes.len() - log) * 8 {
+                let mut bad = BytesMut::from(&bytes[..]);
+                bad[bit / 8] ^= 1 << (bit % 8);
+                let read = Message::decode(&mut bad);
+                // A longer length waits for more, which the deadline of the connection ends.
+                assert!(
+                    read.is_err() || bit < 8 * LENGTH_BYTES && matches!(read, Ok(None)) || log > 0 && bit < 8 * LENGTH_BYTES,
+                    "bit {bit} of {message:?}: {read:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_later_version_adds_is_passed_over_and_an_impossible_map_refused() {
+        let mut out = vec![0; LENGTH_BYTES];
+        out.push(7);
+        out.extend_from_slice(br#"{"state":null,"why":"w","later":[1]}"#);
+        let finish = |mut out: Vec<u8>| {
+            let checksum = crc32fast::hash(&out[LENGTH_BYTES..]);
+            out.extend_from_slice(&checksum.to_be_bytes());
+            let length = (out.len() - LENGTH_BYTES) as u32;
+            out[..LENGTH_BYTES].copy_from_slice(&length.to_be_bytes());
+            Message::decode(&mut BytesMut::from(&out[..]))
+        };
+        assert_eq!(finish(out), Ok(Some(Message::Refusal(Refusal { state: None, why: "w".into() }))));
+        let Message::Welcome(welcome) = &all(b"")[1] else { panic!() };
+        let mut json = serde_json::to_value(welcome).unwrap();
+        json["epochs"][1]["start"] = 0.into();
+        let mut out = vec![0; LENGTH_BYTES];
+        out.push(2);
+        out.extend_from_slice(json.to_string().as_bytes());
+        let refused = finish(out).unwrap_err().to_string();
+        assert!(refused.contains("does not come after"), "{refused}");
+        assert_eq!(finish(vec![0, 0, 0, 0, 99]), Err(WireError::Kind(99)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic_or_take_memory_for_what_is_only_announced(bytes: Vec<u8>, kind in 0_u8..9, whole: bool) {
+            let mut all = BytesMut::from(&bytes[..]);
+            if whole {
+                let mut body = vec![kind];
+                body.extend_from_slice(&bytes);
+                let checksum = crc32fast::hash(&body);
+                body.extend_from_slice(&checksum.to_be_bytes());
+                all = BytesMut::from(&(body.len() as u32).to_be_bytes()[..]);
+                all.extend_from_slice(&body);
+            }
+            let capacity = all.capacity();
+            let _ = Message::decode(&mut all);
+            prop_assert!(all.capacity() <= capacity);
+        }
+
+        #[test]
+        fn any_log_comes_as_it_went(log: Vec<u8>) {
+            let messages = all(&log);
+            let mut bytes = BytesMut::from(&bytes_of(&messages)[..]);
+            for message in messages {
+                prop_assert_eq!(Message::decode(&mut bytes), Ok(Some(message)));
+            }
+        }
+    }
+}
