@@ -1,0 +1,52 @@
+//! Where a group's one object is kept: who is master in which epoch, and who must hold a record before it is confirmed.
+
+mod file;
+
+pub use file::FileCoordinator;
+
+use sluice_replication::{GroupState, Version, Versioned};
+use std::time::Duration;
+
+/// Keeps the object of one group. What it must do: a swap that has succeeded is never undone, and of two swaps that rest on one version one succeeds at most.
+pub trait Coordinator: Send + Sync {
+    /// The object; `None`: there is none yet.
+    fn read(&self, timeout: Duration) -> Result<Option<Versioned>, CoordinatorError>;
+
+    /// Replaces the object if it is still that version (`None`: if there is none).
+    ///
+    /// After an error it is not known whether it was replaced, nor whether it still will be.
+    fn swap(&self, from: Option<&Version>, to: &GroupState, timeout: Duration) -> Result<Swapped, CoordinatorError>;
+
+    /// Where it is, for people.
+    fn describe(&self) -> String;
+}
+
+/// How a swap went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Swapped {
+    /// The object is what was asked for.
+    Done(Versioned),
+    /// It was another version, and is as it was.
+    Other(Option<Versioned>),
+}
+
+/// No answer, or none that can be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CoordinatorError {
+    /// It does not answer. The data goes on as before; no master and no set can change meanwhile.
+    #[error("the coordinator at {place} does not answer: {why}")]
+    Away {
+        /// Which.
+        place: String,
+        /// What was seen.
+        why: String,
+    },
+    /// What it has is no group's object.
+    #[error("what the coordinator at {place} has can't be used: {why}")]
+    Damaged {
+        /// Which.
+        place: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}

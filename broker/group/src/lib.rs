@@ -1,0 +1,12 @@
+//! A broker's part in its group: what `replication` decides, carried out over a store, connections to the other brokers and a coordinator.
+//!
+//! | module | does |
+//! | --- | --- |
+//! | `coordinator` | keeps the group's one object, changed by compare-and-swap only |
+//! | `kept` | keeps a value in a file of the store directory, whole or not at all |
+#![forbid(unsafe_code)]
+
+pub mod coordinator;
+mod kept;
+
+pub use kept::{Kept, KeptError};
