@@ -3,10 +3,15 @@
 //! | module | does |
 //! | --- | --- |
 //! | `coordinator` | keeps the group's one object, changed by compare-and-swap only |
+//! | `link` | messages over a connection |
+//! | `master`, `replica` | the two ends of one |
 //! | `kept` | keeps a value in a file of the store directory, whole or not at all |
 #![forbid(unsafe_code)]
 
 pub mod coordinator;
 mod kept;
+pub mod link;
+pub mod master;
+pub mod replica;
 
 pub use kept::{Kept, KeptError};

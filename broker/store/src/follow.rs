@@ -1,7 +1,7 @@
 //! The log as another broker wrote it: ranges of it read for a replica, and taken in from a master, byte for byte.
 
 use crate::{
-    AppendError, MetaChange, ReadError, Store,
+    AppendError, FlushMode, MetaChange, ReadError, Store,
     batch::{self, META_TOPIC, Pending},
     queue_index::QueueRef,
     recovery,
@@ -11,9 +11,14 @@ use crate::{
 };
 use ahash::AHashMap;
 use bytes::Bytes;
+use sluice_env::sync::{Condvar, Mutex};
 use sluice_protocol::record::{self, Prefix, RecordView};
 use sluice_types::{CommitLogOffset, QueueId, QueueOffset, Topic};
-use std::{ops::Range, sync::Arc, sync::atomic::Ordering};
+use std::{
+    ops::Range,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 /// Why a range of another broker's log was not taken in. Unless the log is poisoned, what was taken in is whole, and it goes on at [`Store::marks`]' `appended`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -87,6 +92,27 @@ impl Store {
         Marks { min: marks.min(), flushed: marks.flushed(), appended: marks.appended(), confirmed: marks.confirmed() }
     }
 
+    /// Waits until the log has come further than `seen` in any way, for at most that time, and says how far it is. Only of a replicated log.
+    pub fn await_progress(&self, seen: Marks, timeout: Duration) -> Marks {
+        let clock = &self.shared.env.clock;
+        let until = clock.monotonic() + timeout;
+        let progress = &self.shared.progress;
+        let mut turn = progress.turn.lock();
+        loop {
+            let (marks, left) = (self.marks(), until.since(clock.monotonic()));
+            if marks != seen || left.is_zero() {
+                return marks;
+            }
+            progress.made.wait_for(&mut turn, left);
+        }
+    }
+
+    /// When a record counts as stored here.
+    #[must_use]
+    pub fn flush_mode(&self) -> FlushMode {
+        self.shared.options.flush
+    }
+
     /// Bytes of a segment. Logs whose segments differ in size cannot follow each other.
     #[must_use]
     pub fn segment_bytes(&self) -> u64 {
@@ -115,6 +141,7 @@ impl Store {
     /// Every broker that must hold the log does up to here: shows records and answers those who wait for that. It never goes back; a replica may hear of more than it has.
     pub fn confirm(&self, to: CommitLogOffset) {
         self.shared.log.marks.advance_confirmed(to.0);
+        self.shared.made_progress();
         self.shared.release();
         self.shared.turn_end();
     }
@@ -268,7 +295,22 @@ impl Reader<'_> {
     }
 }
 
+/// Wakes those who hand the log on.
+#[derive(Default)]
+pub(crate) struct Progress {
+    turn: Mutex<()>,
+    made: Condvar,
+}
+
 impl Shared {
+    /// The log has come further. Who looks at it and then waits does not miss it: between the two it holds the lock that is taken here.
+    pub(crate) fn made_progress(&self) {
+        if self.options.replicated {
+            drop(self.progress.turn.lock());
+            self.progress.made.notify_all();
+        }
+    }
+
     fn is_segment_start(&self, offset: u64) -> bool {
         offset.is_multiple_of(self.log.segment_bytes)
     }
@@ -285,6 +327,7 @@ impl Shared {
         let taken = reader.read()?.into_iter().try_for_each(|piece| self.take_piece(&mut turn, piece, bytes));
         self.hide(&mut turn);
         drop(turn);
+        self.made_progress();
         self.release();
         self.turn_end();
         Ok(taken?)

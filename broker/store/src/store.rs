@@ -5,6 +5,7 @@ use crate::{
     checkpoint::{Checkpoint, Meta},
     commit_log::CommitLog,
     flush_mark::FlushMark,
+    follow::Progress,
     key_index::KeyIndex,
     maintenance::Maintenance,
     queue_index::{QueueIndex, QueueRef},
@@ -119,6 +120,7 @@ pub(crate) struct Shared {
     pub(crate) meta: Mutex<Meta>,
     pub(crate) disk_full: Mutex<Option<String>>,
     pub(crate) maintenance: Maintenance,
+    pub(crate) progress: Progress,
     /// Retention leaves what lies at or above it; all ones: nothing is held.
     pub(crate) held_from: AtomicU64,
     last_recovered: Option<CommitLogOffset>,
@@ -162,6 +164,7 @@ impl Store {
             meta: Mutex::new(recovered.meta),
             disk_full: Mutex::new(None),
             maintenance: Maintenance::new(recovered.checkpointed),
+            progress: Progress::default(),
             held_from: AtomicU64::new(u64::MAX),
             last_recovered: recovered.last_record.map(CommitLogOffset),
             hooks: OnceLock::new(),

@@ -17,7 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sluice-protocol", &["sluice-types"]),
     ("sluice-store", &["sluice-types", "sluice-env", "sluice-protocol"]),
     ("sluice-replication", &["sluice-types"]),
-    ("sluice-group", &["sluice-env", "sluice-replication"]),
+    ("sluice-group", &["sluice-types", "sluice-env", "sluice-protocol", "sluice-store", "sluice-replication"]),
     ("sluice-delivery", &["sluice-types", "sluice-env", "sluice-protocol", "sluice-store"]),
     ("sluice-naming", &["sluice-types", "sluice-env", "sluice-protocol"]),
     ("sluice-client", &["sluice-types", "sluice-env", "sluice-protocol"]),

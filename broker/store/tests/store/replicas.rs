@@ -295,6 +295,37 @@ fn a_cut_of_many_flushed_turns_is_no_damage() {
     assert_eq!(world.open().marks().appended, at);
 }
 
+#[test]
+fn who_waits_for_progress_is_told_of_each_kind_and_of_none_at_the_deadline() {
+    let world = world(1, lazy());
+    let store = world.open();
+    let waits = |seen, timeout| {
+        let store = store.clone();
+        std::thread::spawn(move || store.await_progress(seen, timeout))
+    };
+    let progress = |what: &str, make: &dyn Fn()| {
+        let seen = store.marks();
+        let waiting = waits(seen, Duration::from_secs(3600));
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(!waiting.is_finished(), "woken before anything was {what}");
+        make();
+        until(what, || waiting.is_finished());
+        assert_ne!(waiting.join().expect("no panic"), seen);
+    };
+    progress("appended", &|| {
+        write(&store, 0, b"x");
+    });
+    progress("flushed", &|| store.flush().expect("flushed"));
+    progress("confirmed", &|| store.confirm(store.marks().appended));
+    let seen = store.marks();
+    let waiting = waits(seen, Duration::from_millis(10));
+    until("given up", || {
+        world.clock.advance(Duration::from_millis(10));
+        waiting.is_finished()
+    });
+    assert_eq!(waiting.join().expect("no panic"), seen);
+}
+
 /// A log of which the first 50 messages are confirmed and checkpointed and the last 50 are not; and where the 80th begins.
 fn half_confirmed(world: &World) -> (Arc<Store>, CommitLogOffset) {
     let store = world.open();

@@ -1,0 +1,205 @@
+//! The replica's end of a connection with its master: from the hello to its end.
+
+use crate::link::{LinkError, Receiver, Sender};
+use sluice_env::Connection;
+use sluice_replication::{
+    Epoch, EpochMap, EpochStart, GroupState, Held, Member, Seen,
+    meeting::{Next, OwnLog, Why, Wrong},
+    wire::{Ack, Data, Follow, Hello, Message, Refusal, VERSION, Welcome},
+};
+use sluice_store::{AppendError, CutError, FlushMode, FollowError, Store};
+use sluice_types::CommitLogOffset;
+use std::{sync::Arc, time::Duration};
+
+/// Log that is taken in before it is flushed and acknowledged, while more is there already.
+const UNFLUSHED_BYTES_MAX: usize = 8 << 20;
+
+/// Who follows whom, and how patiently.
+#[derive(Clone, Debug)]
+pub struct Replica {
+    /// Its cluster.
+    pub cluster: String,
+    /// Its group.
+    pub group: String,
+    /// Itself.
+    pub member: Member,
+    /// The longest silence of a master that lives: several beats.
+    pub patience: Duration,
+}
+
+/// Whether a master may be followed; asked again for each part of its log.
+pub trait Loyalty {
+    /// The newest state seen.
+    fn seen(&self) -> Seen;
+
+    /// A master says by which state it is master: whether its epoch is the one to follow now.
+    fn hear(&self, state: &GroupState) -> bool;
+
+    /// Runs `take` if that epoch is still the one to follow; nobody begins to follow another one, or to lead, meanwhile.
+    fn while_following(&self, epoch: Epoch, take: &mut dyn FnMut() -> Result<(), FollowError>) -> Option<Result<(), FollowError>>;
+}
+
+/// How following came to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Ended {
+    /// The connection did. Try again.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The master does not want it.
+    #[error("the master refuses: {0}")]
+    Refused(String),
+    /// Another epoch is to be followed.
+    #[error("epoch {0} is not followed any more")]
+    OtherEpoch(Epoch),
+    /// A cut of the log is ordered: open the store again.
+    #[error("the log is to be cut at {0}")]
+    Cut(CommitLogOffset),
+    /// The log can't be continued: take the master's whole.
+    #[error("this log can't be continued by the master's: {0}")]
+    Resync(Why),
+    /// A person has to look.
+    #[error(transparent)]
+    Wrong(#[from] Wrong),
+    /// The master said what does not belong there.
+    #[error("the master said {0}, which does not belong there")]
+    OutOfPlace(&'static str),
+    /// The own store did not take it.
+    #[error(transparent)]
+    Follow(#[from] FollowError),
+    /// The own store did not flush.
+    #[error(transparent)]
+    Store(#[from] AppendError),
+    /// The cut could not be ordered.
+    #[error(transparent)]
+    NoCut(#[from] CutError),
+}
+
+impl Replica {
+    /// Follows the master at the other end until something ends it.
+    pub fn follow(&self, connection: &Arc<dyn Connection>, store: &Store, loyalty: &dyn Loyalty) -> Ended {
+        let (sender, receiver) = (Sender::new(connection.clone()), Receiver::new(connection.clone()));
+        let mut session = Session { replica: self, store, loyalty, sender, receiver, epoch: Epoch(0) };
+        let ended = session.run();
+        connection.close();
+        ended.err().unwrap_or(Ended::OtherEpoch(session.epoch))
+    }
+
+    fn own_log(&self, store: &Store) -> OwnLog {
+        let marks = store.marks();
+        let epochs = store.epochs().into_iter().map(|(epoch, start)| EpochStart { epoch: Epoch(epoch), start }).collect();
+        // The log's own epochs rise; else nothing in it is to be trusted, and nothing in common is found.
+        let epochs = EpochMap::new(epochs).unwrap_or_default();
+        OwnLog { member: self.member, epochs, min: marks.min, end: marks.appended, confirmed: marks.confirmed, segment_bytes: store.segment_bytes() }
+    }
+}
+
+struct Session<'a> {
+    replica: &'a Replica,
+    store: &'a Store,
+    loyalty: &'a dyn Loyalty,
+    sender: Sender,
+    receiver: Receiver,
+    epoch: Epoch,
+}
+
+impl Session<'_> {
+    fn run(&mut self) -> Result<(), Ended> {
+        let welcome = self.greet()?;
+        self.epoch = welcome.state.epoch;
+        if !self.loyalty.hear(&welcome.state) {
+            self.send(Message::Refusal(Refusal { state: None, why: format!("epoch {} is over: {} was seen", self.epoch, self.loyalty.seen().epoch) }))?;
+            return Ok(());
+        }
+        match self.replica.own_log(self.store).meet(&welcome)? {
+            Next::Follow(from) => self.send(Message::Follow(Follow { epoch: self.epoch, from }))?,
+            Next::Cut(to) => {
+                self.store.order_cut(to)?;
+                return Err(Ended::Cut(to));
+            }
+            Next::Resync(why) => return Err(Ended::Resync(why)),
+        }
+        self.tell_held()?;
+        loop {
+            let message = self.receive()?;
+            if !self.take_all(message)? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn greet(&mut self) -> Result<Welcome, Ended> {
+        let Replica { cluster, group, member, .. } = self.replica.clone();
+        self.send(Message::Hello(Hello { version: VERSION, cluster, group, member, seen: self.loyalty.seen() }))?;
+        match self.receive()? {
+            Message::Welcome(welcome) => Ok(welcome),
+            other => Err(out_of_place(other)),
+        }
+    }
+
+    /// Takes that message and what has come behind it; then it flushes and says so. False: this master is not to be followed any more.
+    fn take_all(&mut self, first: Message) -> Result<bool, Ended> {
+        let (mut next, mut bytes) = (Some(first), 0);
+        while let Some(message) = next {
+            match message {
+                Message::Data(data) => {
+                    bytes += data.log.len();
+                    if !self.take(&data)? {
+                        return Ok(false);
+                    }
+                }
+                Message::Beat(beat) => {
+                    if beat.state.epoch != self.epoch || !self.loyalty.hear(&beat.state) {
+                        return Ok(false);
+                    }
+                }
+                other => return Err(out_of_place(other)),
+            }
+            next = if bytes < UNFLUSHED_BYTES_MAX { self.receiver.ready()? } else { None };
+        }
+        // Under asynchronous flush the log's own interval does.
+        if bytes > 0 && self.store.flush_mode() == FlushMode::Sync {
+            self.store.flush()?;
+        }
+        self.tell_held()?;
+        Ok(true)
+    }
+
+    fn take(&mut self, data: &Data) -> Result<bool, Ended> {
+        if data.epoch != self.epoch {
+            return Ok(false);
+        }
+        if !data.log.is_empty() {
+            match self.loyalty.while_following(self.epoch, &mut || self.store.follow(data.from, &data.log)) {
+                Some(taken) => taken?,
+                None => return Ok(false),
+            }
+        }
+        self.store.confirm(data.confirmed);
+        Ok(true)
+    }
+
+    fn tell_held(&mut self) -> Result<(), Ended> {
+        let marks = self.store.marks();
+        self.send(Message::Ack(Ack { epoch: self.epoch, held: Held { received: marks.appended, flushed: marks.flushed } }))
+    }
+
+    fn send(&mut self, message: Message) -> Result<(), Ended> {
+        Ok(self.sender.send(&message, self.replica.patience)?)
+    }
+
+    fn receive(&mut self) -> Result<Message, Ended> {
+        Ok(self.receiver.receive(self.replica.patience)?)
+    }
+}
+
+fn out_of_place(message: Message) -> Ended {
+    match message {
+        Message::Refusal(refusal) => Ended::Refused(refusal.why),
+        Message::Hello(_) => Ended::OutOfPlace("hello"),
+        Message::Welcome(_) => Ended::OutOfPlace("welcome"),
+        Message::Follow(_) => Ended::OutOfPlace("follow"),
+        Message::Data(_) => Ended::OutOfPlace("data"),
+        Message::Ack(_) => Ended::OutOfPlace("an acknowledgement"),
+        Message::Beat(_) => Ended::OutOfPlace("a beat"),
+    }
+}
