@@ -22,22 +22,24 @@ pub(super) struct Outcome<'a> {
     pub(super) closed: Vec<(&'static str, f64)>,
 }
 
-pub(super) const HEAD: &str = "attack         baseline p99  p99 under attack  ratio  memory growth  closed";
+pub(super) const HEAD: &str = "attack         baseline p99 (median)  p99 under attack (median)  ratio  memory growth  closed";
 
 impl Outcome<'_> {
     /// A line of the table.
     pub(super) fn row(&self) -> String {
-        let (before, under) = (p99(&self.baseline), p99(&self.attacked));
+        let (before, under) = (quietest(&self.baseline), quietest(&self.attacked));
+        let (before_median, under_median) = (middle(&self.baseline), middle(&self.attacked));
         let closed: Vec<_> = self.closed.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
         let ratio = under / before.max(1.0);
         let growth = self.growth >> 20;
-        format!("{:<14} {before:>9.0} us  {under:>13.0} us  {ratio:>5.2}  {growth:>9} MiB  {}", self.attack.name, closed.join(", "))
+        let latencies = format!("{before:>9.0} ({before_median:>5.0}) us  {under:>13.0} ({under_median:>5.0}) us");
+        format!("{:<14} {latencies}  {ratio:>5.2}  {growth:>9} MiB  {}", self.attack.name, closed.join(", "))
     }
 
     /// Every rule that was broken; none is good.
     pub(super) fn complaints(&self) -> Vec<String> {
         let mut complaints = Vec::new();
-        let (before, under) = (p99(&self.baseline), p99(&self.attacked));
+        let (before, under) = (quietest(&self.baseline), quietest(&self.attacked));
         let allowed = before * RATIO_MAX;
         if under > allowed {
             complaints.push(format!("the well-behaved client's p99 is {under:.0} us; {allowed:.0} us are allowed ({before:.0} us without the attack)"));
@@ -60,8 +62,14 @@ impl Outcome<'_> {
     }
 }
 
-/// The median of the phases' p99.
-fn p99(phases: &[Phase]) -> f64 {
+/// The p99 of the quietest phase. What else goes on in the machine only ever adds, and doubles the p99 of about every second phase; what an attack does to others it does
+/// in each. So the quietest phases of both kinds tell them apart with few of them, and medians do not.
+fn quietest(phases: &[Phase]) -> f64 {
+    phases.iter().map(|phase| phase.p99_us).fold(f64::INFINITY, f64::min)
+}
+
+/// The median, to be looked at.
+fn middle(phases: &[Phase]) -> f64 {
     let all: Vec<f64> = phases.iter().map(|phase| phase.p99_us).collect();
     median(&all, |p99| *p99).unwrap_or(f64::INFINITY)
 }
@@ -79,9 +87,9 @@ mod tests {
     }
 
     #[test]
-    fn medians_within_twice_are_good() {
-        assert!(outcome(&[800.0, 900.0, 9000.0], &[1700.0, 700.0, 90_000.0]).complaints().is_empty());
-        assert_eq!(outcome(&[800.0], &[1601.0]).complaints().len(), 1);
+    fn an_attack_whose_quietest_phase_is_within_twice_is_good() {
+        assert!(outcome(&[800.0, 900.0, 9000.0], &[1700.0, 1600.0, 90_000.0]).complaints().is_empty());
+        assert_eq!(outcome(&[9000.0, 800.0], &[1700.0, 1601.0]).complaints().len(), 1);
     }
 
     #[test]
@@ -98,7 +106,7 @@ mod tests {
 
     #[test]
     fn no_measurement_is_no_success() {
-        assert!(p99(&[]).is_infinite());
+        assert!(quietest(&[]).is_infinite());
         assert!(outcome(&[100.0], &[]).complaints()[0].contains("inf"));
     }
 }
