@@ -51,7 +51,7 @@ pub(crate) struct Arguments {
     /// Measured seconds of each phase, after one of warm-up
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=600))]
     seconds: u32,
-    /// How often baseline and attack take turns; the quietest are compared
+    /// How often baseline and attack take turns; the quietest and the medians are compared
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
     /// Only this attack
@@ -147,7 +147,7 @@ fn hold_pulls(field: &Field, count: u32) -> Result<Vec<String>> {
 }
 
 /// One attack. A p99 over some seconds is a rough measure, which the machine's own unrest doubles at times: what looks bad is measured as often again, up to
-/// thrice, and the quietest of all turns count.
+/// thrice, and all turns count.
 fn judge<'a>(field: &Field, attack: &'a Attack, rounds: u32) -> Result<Outcome<'a>> {
     let closed = attack.closed_for.iter().map(|reason| (*reason, 0.0)).collect();
     let mut outcome = Outcome { attack, baseline: Vec::new(), attacked: Vec::new(), growth: 0, closed };

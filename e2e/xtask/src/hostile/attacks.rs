@@ -183,10 +183,11 @@ fn withheld_ends(target: &Arc<Target>, clients: &mut JoinSet<()>) {
         let mut stream = target.connect().await?;
         stream.write_u32(FRAME_BYTES_MAX as u32 - 4).await?;
         // No header, all body.
-        let piece = [0; 32 * 1024];
+        // In small pieces: the kernel lets nobody else run while it sends one.
+        let piece = [0; 8 * 1024];
         for _ in 0..FRAME_BYTES_MAX / piece.len() - 1 {
             stream.write_all(&piece).await?;
-            sleep(Duration::from_millis(14)).await;
+            sleep(Duration::from_millis(3)).await;
         }
         stream.write_all(&piece[..piece.len() - 5]).await?;
         stream.read_u8().await.map(drop)

@@ -41,7 +41,7 @@ impl Outcome<'_> {
         let mut complaints = Vec::new();
         let (before, under) = (quietest(&self.baseline), quietest(&self.attacked));
         let allowed = before * RATIO_MAX;
-        if under > allowed {
+        if under > allowed && middle(&self.attacked) > middle(&self.baseline) * RATIO_MAX {
             complaints.push(format!("the well-behaved client's p99 is {under:.0} us; {allowed:.0} us are allowed ({before:.0} us without the attack)"));
         }
         for phase in self.baseline.iter().chain(&self.attacked) {
@@ -63,7 +63,7 @@ impl Outcome<'_> {
 }
 
 /// The p99 of the quietest phase. What else goes on in the machine only ever adds, and doubles the p99 of about every second phase; what an attack does to others it does
-/// in each. So the quietest phases of both kinds tell them apart with few of them, and medians do not.
+/// in each. So what is no harm shows in the quietest phases, unless one without an attack was luckier than any other; then it shows in the medians.
 fn quietest(phases: &[Phase]) -> f64 {
     phases.iter().map(|phase| phase.p99_us).fold(f64::INFINITY, f64::min)
 }
@@ -87,9 +87,11 @@ mod tests {
     }
 
     #[test]
-    fn an_attack_whose_quietest_phase_is_within_twice_is_good() {
-        assert!(outcome(&[800.0, 900.0, 9000.0], &[1700.0, 1600.0, 90_000.0]).complaints().is_empty());
-        assert_eq!(outcome(&[9000.0, 800.0], &[1700.0, 1601.0]).complaints().len(), 1);
+    fn an_attack_is_good_whose_quietest_phase_or_median_is_within_twice() {
+        assert!(outcome(&[800.0, 900.0, 1000.0], &[8000.0, 1600.0, 90_000.0]).complaints().is_empty());
+        assert!(outcome(&[100.0, 900.0, 1000.0], &[800.0, 1600.0, 90_000.0]).complaints().is_empty());
+        assert_eq!(outcome(&[100.0, 900.0, 1000.0], &[800.0, 1900.0, 90_000.0]).complaints().len(), 1);
+        assert_eq!(outcome(&[800.0], &[1601.0]).complaints().len(), 1);
     }
 
     #[test]
