@@ -15,3 +15,11 @@ pub mod master;
 pub mod replica;
 
 pub use kept::{Kept, KeptError};
+
+use sluice_replication::{Epoch, EpochMap, EpochStart, OutOfOrder};
+use sluice_store::Store;
+
+/// The epochs of a store's log.
+fn epochs_of(store: &Store) -> Result<EpochMap, OutOfOrder> {
+    EpochMap::new(store.epochs().into_iter().map(|(epoch, start)| EpochStart { epoch: Epoch(epoch), start }).collect())
+}

@@ -1,9 +1,12 @@
 //! The master's end of a connection with a replica: from the replica's hello to the connection's end.
 
-use crate::link::{LinkError, Receiver, Sender};
+use crate::{
+    epochs_of,
+    link::{LinkError, Receiver, Sender},
+};
 use sluice_env::{Connection, Env};
 use sluice_replication::{
-    Epoch, EpochMap, EpochStart, GroupState, Held, Member,
+    Epoch, GroupState, Held, Member,
     meeting::{self, Refused},
     wire::{Beat, Data, Follow, Message, Refusal, Welcome},
 };
@@ -111,8 +114,8 @@ impl Master {
             self.refuse(sender, Some(state), why.to_string())?;
             return Err(why.into());
         }
-        let (marks, epochs) = (store.marks(), store.epochs().into_iter().map(|(epoch, start)| EpochStart { epoch: Epoch(epoch), start }).collect());
-        let epochs = EpochMap::new(epochs).map_err(|error| Ended::Untrue(format!("this log's own epochs: {error}")))?;
+        let marks = store.marks();
+        let epochs = epochs_of(store).map_err(|error| Ended::Untrue(format!("this log's own epochs: {error}")))?;
         let welcome = Welcome { state: state.clone(), epochs, min: marks.min, end: marks.appended, segment_bytes: store.segment_bytes() };
         sender.send(&Message::Welcome(welcome), self.patience)?;
         let follow = match receiver.receive(self.patience)? {

@@ -1,9 +1,12 @@
 //! The replica's end of a connection with its master: from the hello to its end.
 
-use crate::link::{LinkError, Receiver, Sender};
+use crate::{
+    epochs_of,
+    link::{LinkError, Receiver, Sender},
+};
 use sluice_env::Connection;
 use sluice_replication::{
-    Epoch, EpochMap, EpochStart, GroupState, Held, Member, Seen,
+    Epoch, GroupState, Held, Member, Seen,
     meeting::{Next, OwnLog, Why, Wrong},
     wire::{Ack, Data, Follow, Hello, Message, Refusal, VERSION, Welcome},
 };
@@ -86,9 +89,8 @@ impl Replica {
 
     fn own_log(&self, store: &Store) -> OwnLog {
         let marks = store.marks();
-        let epochs = store.epochs().into_iter().map(|(epoch, start)| EpochStart { epoch: Epoch(epoch), start }).collect();
         // The log's own epochs rise; else nothing in it is to be trusted, and nothing in common is found.
-        let epochs = EpochMap::new(epochs).unwrap_or_default();
+        let epochs = epochs_of(store).unwrap_or_default();
         OwnLog { member: self.member, epochs, min: marks.min, end: marks.appended, confirmed: marks.confirmed, segment_bytes: store.segment_bytes() }
     }
 }

@@ -13,15 +13,20 @@ pub(crate) struct FlushMark {
     turn: Mutex<u64>,
 }
 
-fn encode(offset: u64) -> [u8; 12] {
-    let mut slot = [0; 12];
+/// Bytes of an offset with its checksum.
+pub(crate) const BYTES: usize = 12;
+
+/// Commit log offset 8 · CRC-32 of it 4.
+pub(crate) fn encode(offset: u64) -> [u8; BYTES] {
+    let mut slot = [0; BYTES];
     slot[..8].copy_from_slice(&offset.to_be_bytes());
     let checksum = crc32fast::hash(&slot[..8]);
     slot[8..].copy_from_slice(&checksum.to_be_bytes());
     slot
 }
 
-fn decode(slot: [u8; 12]) -> Option<u64> {
+/// The offset, if the checksum is its own.
+pub(crate) fn decode(slot: [u8; BYTES]) -> Option<u64> {
     let (offset, checksum) = slot.split_first_chunk::<8>()?;
     (crc32fast::hash(offset).to_be_bytes() == checksum).then(|| u64::from_be_bytes(*offset))
 }
@@ -35,7 +40,7 @@ impl FlushMark {
         }
         let mut highest = 0;
         for slot in 0..2 {
-            let mut bytes = [0; 12];
+            let mut bytes = [0; BYTES];
             file.read_exact_at(&mut bytes, slot * SLOT_BYTES)?;
             highest = highest.max(decode(bytes).unwrap_or(0));
         }

@@ -443,9 +443,7 @@ impl Shared {
         self.maintenance.note_checkpoint(checkpoint.log_offset);
         Ok(())
     }
-}
 
-impl Shared {
     /// What is behind the checkpoint can still be cut, what is before it never: the state without it is not kept.
     fn await_confirmed(&self, offset: u64) -> std::io::Result<()> {
         let begun = self.env.clock.monotonic();

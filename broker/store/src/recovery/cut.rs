@@ -1,20 +1,16 @@
 //! The order to end the log earlier than it does: written before the store is given up, carried out when its directory is opened next, and withdrawn when that is durable.
 
 use super::{OpenError, disk_error, write_new};
+use crate::flush_mark;
 use sluice_env::{Disk, OpenMode};
 use sluice_types::CommitLogOffset;
 use std::{io, sync::Arc};
 
 const FILE: &str = "cut";
 
-/// Commit log offset 8 · CRC-32 of it 4.
-const BYTES: usize = 12;
-
 /// Orders it, durably.
 pub(crate) fn order(disk: &Arc<dyn Disk>, to: CommitLogOffset) -> io::Result<()> {
-    let mut bytes = to.0.to_be_bytes().to_vec();
-    bytes.extend_from_slice(&crc32fast::hash(&to.0.to_be_bytes()).to_be_bytes());
-    write_new(disk, FILE, &bytes)
+    write_new(disk, FILE, &flush_mark::encode(to.0))
 }
 
 /// Where the log has to end, if that was ordered.
@@ -24,13 +20,10 @@ pub(super) fn ordered(disk: &Arc<dyn Disk>) -> Result<Option<u64>, OpenError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(disk_error("reading the order to cut the log")(e)),
     };
-    let mut bytes = [0; BYTES];
+    let mut bytes = [0; flush_mark::BYTES];
     file.read_exact_at(&mut bytes, 0).map_err(|_| OpenError::Damaged("the file cut is too short".to_owned()))?;
-    let (offset, checksum) = bytes.split_first_chunk::<8>().expect("12 bytes");
-    if crc32fast::hash(offset).to_be_bytes() != checksum {
-        return Err(OpenError::Damaged("the file cut does not match its checksum".to_owned()));
-    }
-    Ok(Some(u64::from_be_bytes(*offset)))
+    let offset = flush_mark::decode(bytes).ok_or_else(|| OpenError::Damaged("the file cut does not match its checksum".to_owned()))?;
+    Ok(Some(offset))
 }
 
 /// It has been carried out: from now on the log may grow beyond it again.
