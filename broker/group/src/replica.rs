@@ -12,7 +12,7 @@ use sluice_replication::{
 };
 use sluice_store::{AppendError, CutError, FlushMode, FollowError, Store};
 use sluice_types::CommitLogOffset;
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 /// Log that is taken in before it is flushed and acknowledged, while more is there already.
 const UNFLUSHED_BYTES_MAX: usize = 8 << 20;
@@ -84,7 +84,10 @@ impl Replica {
         let mut session = Session { replica: self, store, loyalty, sender, receiver, epoch: Epoch(0) };
         let ended = session.run();
         connection.close();
-        ended.err().unwrap_or(Ended::OtherEpoch(session.epoch))
+        match ended {
+            Ok(never) => match never {},
+            Err(ended) => ended,
+        }
     }
 
     fn own_log(&self, store: &Store) -> OwnLog {
@@ -105,12 +108,12 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    fn run(&mut self) -> Result<(), Ended> {
+    fn run(&mut self) -> Result<Infallible, Ended> {
         let welcome = self.greet()?;
         self.epoch = welcome.state.epoch;
         if !self.loyalty.hear(&welcome.state) {
             self.send(Message::Refusal(Refusal { state: None, why: format!("epoch {} is over: {} was seen", self.epoch, self.loyalty.seen().epoch) }))?;
-            return Ok(());
+            return Err(Ended::OtherEpoch(self.epoch));
         }
         match self.replica.own_log(self.store).meet(&welcome)? {
             Next::Follow(from) => self.send(Message::Follow(Follow { epoch: self.epoch, from }))?,
@@ -123,9 +126,7 @@ impl Session<'_> {
         self.tell_held()?;
         loop {
             let message = self.receive()?;
-            if !self.take_all(message)? {
-                return Ok(());
-            }
+            self.take_all(message)?;
         }
     }
 
@@ -138,20 +139,18 @@ impl Session<'_> {
         }
     }
 
-    /// Takes that message and what has come behind it; then it flushes and says so. False: this master is not to be followed any more.
-    fn take_all(&mut self, first: Message) -> Result<bool, Ended> {
+    /// Takes that message and what has come behind it; then it flushes and says so.
+    fn take_all(&mut self, first: Message) -> Result<(), Ended> {
         let (mut next, mut bytes) = (Some(first), 0);
         while let Some(message) = next {
             match message {
                 Message::Data(data) => {
                     bytes += data.log.len();
-                    if !self.take(&data)? {
-                        return Ok(false);
-                    }
+                    self.take(&data)?;
                 }
                 Message::Beat(beat) => {
                     if beat.state.epoch != self.epoch || !self.loyalty.hear(&beat.state) {
-                        return Ok(false);
+                        return Err(Ended::OtherEpoch(self.epoch));
                     }
                 }
                 other => return Err(out_of_place(other)),
@@ -162,22 +161,21 @@ impl Session<'_> {
         if bytes > 0 && self.store.flush_mode() == FlushMode::Sync {
             self.store.flush()?;
         }
-        self.tell_held()?;
-        Ok(true)
+        self.tell_held()
     }
 
-    fn take(&mut self, data: &Data) -> Result<bool, Ended> {
+    fn take(&mut self, data: &Data) -> Result<(), Ended> {
         if data.epoch != self.epoch {
-            return Ok(false);
+            return Err(Ended::OtherEpoch(self.epoch));
         }
         if !data.log.is_empty() {
             match self.loyalty.while_following(self.epoch, &mut || self.store.follow(data.from, &data.log)) {
                 Some(taken) => taken?,
-                None => return Ok(false),
+                None => return Err(Ended::OtherEpoch(self.epoch)),
             }
         }
         self.store.confirm(data.confirmed);
-        Ok(true)
+        Ok(())
     }
 
     fn tell_held(&mut self) -> Result<(), Ended> {
