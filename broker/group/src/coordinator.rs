@@ -4,7 +4,8 @@ mod file;
 
 pub use file::FileCoordinator;
 
-use sluice_replication::{GroupState, Version, Versioned};
+use serde::{Deserialize, Serialize};
+use sluice_replication::{Epoch, GroupState, MemberId, Version, Versioned};
 use std::time::Duration;
 
 /// Keeps the object of one group. What it must do: a swap that has succeeded is never undone, and of two swaps that rest on one version one succeeds at most.
@@ -17,8 +18,26 @@ pub trait Coordinator: Send + Sync {
     /// After an error it is not known whether it was replaced, nor whether it still will be.
     fn swap(&self, from: Option<&Version>, to: &GroupState, timeout: Duration) -> Result<Swapped, CoordinatorError>;
 
+    /// Says that the master of the lease's epoch lives, and reads the object. Where the object is of another epoch, nothing is written.
+    fn renew(&self, lease: Lease, timeout: Duration) -> Result<Option<Versioned>, CoordinatorError>;
+
+    /// Who last said so; `None`: nobody ever has.
+    fn lease(&self, timeout: Duration) -> Result<Option<Lease>, CoordinatorError>;
+
     /// Where it is, for people.
     fn describe(&self) -> String;
+}
+
+/// A sign of life beside the object. It decides when somebody tries to become master, never who may: whoever sees it unchanged for long by his own clock may try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lease {
+    /// The master's.
+    pub epoch: Epoch,
+    /// Who it is.
+    pub master: MemberId,
+    /// Rises with each renewal.
+    pub renewal: u64,
 }
 
 /// How a swap went.

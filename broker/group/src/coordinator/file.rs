@@ -1,6 +1,6 @@
 //! The coordinator of a broker that is alone: a file in its store directory, whose lock keeps other processes out.
 
-use super::{Coordinator, CoordinatorError, Swapped};
+use super::{Coordinator, CoordinatorError, Lease, Swapped};
 use crate::{Kept, KeptError};
 use sluice_env::{Disk, sync::Mutex};
 use sluice_replication::{GroupState, Version, Versioned};
@@ -14,6 +14,8 @@ pub struct FileCoordinator {
     kept: Kept<GroupState>,
     /// Taken while the object is read, compared, swapped.
     durable: Mutex<Durable>,
+    /// Nobody else could look at it, and it is of no use to the next process.
+    lease: Mutex<Option<Lease>>,
 }
 
 /// Whether what the file says would outlive a power cut. It need not after a failed write, nor after one that was cut short by the end of an earlier process; and
@@ -28,7 +30,7 @@ impl FileCoordinator {
     /// In that store directory.
     #[must_use]
     pub fn new(disk: Arc<dyn Disk>) -> Self {
-        Self { place: format!("{}/{FILE}", disk.describe()), kept: Kept::new(disk, FILE), durable: Mutex::new(Durable::Unknown) }
+        Self { place: format!("{}/{FILE}", disk.describe()), kept: Kept::new(disk, FILE), durable: Mutex::new(Durable::Unknown), lease: Mutex::default() }
     }
 
     fn load(&self, durable: &mut Durable) -> Result<Option<Versioned>, CoordinatorError> {
@@ -73,6 +75,18 @@ impl Coordinator for FileCoordinator {
         }
         self.store(to, &mut durable)?;
         Ok(Swapped::Done(versioned(to.clone())))
+    }
+
+    fn renew(&self, lease: Lease, timeout: Duration) -> Result<Option<Versioned>, CoordinatorError> {
+        let now = self.read(timeout)?;
+        if now.as_ref().is_some_and(|now| now.state.epoch == lease.epoch) {
+            *self.lease.lock() = Some(lease);
+        }
+        Ok(now)
+    }
+
+    fn lease(&self, _: Duration) -> Result<Option<Lease>, CoordinatorError> {
+        Ok(*self.lease.lock())
     }
 
     fn describe(&self) -> String {
