@@ -31,4 +31,6 @@ pub trait Clock: Send + Sync {
     fn monotonic(&self) -> Monotonic;
     /// Now, by the calendar.
     fn wall(&self) -> WallTime;
+    /// Which run of the machine this is, from power-on to power-off: what a process of an earlier run had not flushed may be gone. `None`: that is not known.
+    fn boot(&self) -> Option<u128>;
 }

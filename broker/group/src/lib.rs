@@ -5,14 +5,18 @@
 //! | `coordinator` | keeps the group's one object, changed by compare-and-swap only |
 //! | `link` | messages over a connection |
 //! | `master`, `replica` | the two ends of one |
+//! | `life` | knows whether a store still has what its broker ever said it held |
+//! | `runner` | runs a member of a group |
 //! | `kept` | keeps a value in a file of the store directory, whole or not at all |
 #![forbid(unsafe_code)]
 
 pub mod coordinator;
 mod kept;
+mod life;
 pub mod link;
 pub mod master;
 pub mod replica;
+pub mod runner;
 
 pub use kept::{Kept, KeptError};
 

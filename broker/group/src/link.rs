@@ -27,6 +27,24 @@ pub enum LinkError {
     Wire(String, WireError),
 }
 
+/// Both directions of a connection.
+pub struct Link {
+    /// The connection.
+    pub connection: Arc<dyn Connection>,
+    /// What sends.
+    pub sender: Sender,
+    /// What receives.
+    pub receiver: Receiver,
+}
+
+impl Link {
+    /// Over that connection.
+    #[must_use]
+    pub fn new(connection: Arc<dyn Connection>) -> Self {
+        Self { sender: Sender::new(connection.clone()), receiver: Receiver::new(connection.clone()), connection }
+    }
+}
+
 /// What sends. One thread at a time.
 pub struct Sender {
     connection: Arc<dyn Connection>,

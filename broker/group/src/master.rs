@@ -2,17 +2,17 @@
 
 use crate::{
     epochs_of,
-    link::{LinkError, Receiver, Sender},
+    link::{Link, LinkError, Receiver, Sender},
 };
-use sluice_env::{Connection, Env};
+use sluice_env::{Clock, Connection, Env, Monotonic};
 use sluice_replication::{
-    Epoch, GroupState, Held, Member,
+    Epoch, GroupState, Member,
     meeting::{self, Refused},
-    wire::{Beat, Data, Follow, Message, Refusal, Welcome},
+    wire::{Ack, Beat, Data, Follow, Hello, Message, Refusal, Welcome},
 };
 use sluice_store::{Marks, ReadError, Store};
 use sluice_types::CommitLogOffset;
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 /// Log in one message, unless a record is larger.
 const RANGE_BYTES_MAX: usize = 1 << 20;
@@ -24,7 +24,9 @@ pub struct Master {
     pub cluster: String,
     /// Its group.
     pub group: String,
-    /// The longest time without a word to a replica; a part of what replicas have patience for.
+    /// Where it serves clients.
+    pub place: String,
+    /// Between two beats; a part of what replicas have patience for.
     pub beat: Duration,
     /// The longest silence of a replica that lives, and the longest time that it may take to take a message.
     pub patience: Duration,
@@ -35,8 +37,17 @@ pub trait Lead: Send + Sync {
     /// By which state this broker is master; `None`: it is not, or not any more.
     fn state(&self) -> Option<GroupState>;
 
-    /// A replica holds so much of that epoch's log. An error ends the connection: it cannot be true.
-    fn acked(&self, from: Member, epoch: Epoch, held: Held) -> Result<(), String>;
+    /// The last renewal of its lease that has gone through.
+    fn renewal(&self) -> u64;
+
+    /// A replica follows from now on.
+    fn joined(&self, member: Member);
+
+    /// A replica that had joined does not follow on this connection any more.
+    fn left(&self, member: Member);
+
+    /// A replica says what it holds. An error ends the connection: it cannot be true.
+    fn acked(&self, from: Member, ack: Ack) -> Result<(), String>;
 }
 
 /// How serving a replica came to its end.
@@ -69,9 +80,10 @@ pub enum Ended {
 }
 
 impl Master {
-    /// Serves the replica at the other end until something ends it.
-    pub fn serve(&self, env: &Env, connection: &Arc<dyn Connection>, store: &Arc<Store>, lead: &Arc<dyn Lead>) -> Ended {
-        let ended = self.try_serve(env, connection, store, lead);
+    /// Serves the replica at the other end, which has said hello, until something ends it.
+    pub fn serve(&self, env: &Env, link: Link, hello: &Hello, store: &Arc<Store>, lead: &Arc<dyn Lead>) -> Ended {
+        let connection = link.connection.clone();
+        let ended = self.try_serve(env, link, hello, store, lead);
         connection.close();
         match ended {
             Ok(never) => match never {},
@@ -79,11 +91,29 @@ impl Master {
         }
     }
 
-    fn try_serve(&self, env: &Env, connection: &Arc<dyn Connection>, store: &Arc<Store>, lead: &Arc<dyn Lead>) -> Result<std::convert::Infallible, Ended> {
-        let (mut sender, mut receiver) = (Sender::new(connection.clone()), Receiver::new(connection.clone()));
-        let (member, state, from) = self.greet(&mut sender, &mut receiver, store, &**lead)?;
-        let epoch = state.epoch;
-        let giving = Giving { master: self.clone(), sender, store: store.clone(), lead: lead.clone(), epoch, next: from };
+    fn try_serve(&self, env: &Env, link: Link, hello: &Hello, store: &Arc<Store>, lead: &Arc<dyn Lead>) -> Result<Infallible, Ended> {
+        let Link { connection, mut sender, mut receiver } = link;
+        let (state, from) = self.greet(&mut sender, &mut receiver, hello, store, &**lead)?;
+        let giving = Giving {
+            master: self.clone(),
+            clock: env.clock.clone(),
+            sender,
+            store: store.clone(),
+            lead: lead.clone(),
+            epoch: state.epoch,
+            next: from,
+            told: CommitLogOffset::ZERO,
+            beaten: None,
+        };
+        lead.joined(hello.member);
+        let ended = self.both_ways(env, &connection, giving, &mut receiver, hello.member);
+        lead.left(hello.member);
+        ended
+    }
+
+    /// Gives the log on a thread of its own, and takes the acknowledgements on this one.
+    fn both_ways(&self, env: &Env, connection: &Arc<dyn Connection>, giving: Giving, receiver: &mut Receiver, member: Member) -> Result<Infallible, Ended> {
+        let (lead, epoch) = (giving.lead.clone(), giving.epoch);
         let closing = connection.clone();
         let body = Box::new(move || {
             let ended = giving.run();
@@ -92,7 +122,7 @@ impl Master {
             closing.close();
         });
         let thread = env.spawn.thread("replica-log", body).map_err(Ended::Thread)?;
-        let ended = self.take_acks(&mut receiver, member, epoch, &**lead);
+        let ended = self.take_acks(receiver, member, epoch, &*lead);
         connection.close();
         if let Err(what) = thread.join() {
             tracing::error!(what, "the thread that gives a replica the log had failed");
@@ -101,22 +131,18 @@ impl Master {
     }
 
     /// Lets a replica in: who it is, by which state it follows, and from where on.
-    fn greet(&self, sender: &mut Sender, receiver: &mut Receiver, store: &Store, lead: &dyn Lead) -> Result<(Member, GroupState, CommitLogOffset), Ended> {
-        let hello = match receiver.receive(self.patience)? {
-            Message::Hello(hello) => hello,
-            _ => return Err(Ended::OutOfPlace),
-        };
+    fn greet(&self, sender: &mut Sender, receiver: &mut Receiver, hello: &Hello, store: &Store, lead: &dyn Lead) -> Result<(GroupState, CommitLogOffset), Ended> {
         let Some(state) = lead.state() else {
             self.refuse(sender, None, "this broker is not master".to_owned())?;
             return Err(Ended::OtherEpoch(hello.seen.epoch));
         };
-        if let Err(why) = meeting::check_hello(&self.cluster, &self.group, &state, &hello) {
+        if let Err(why) = meeting::check_hello(&self.cluster, &self.group, &state, hello) {
             self.refuse(sender, Some(state), why.to_string())?;
             return Err(why.into());
         }
         let marks = store.marks();
         let epochs = epochs_of(store).map_err(|error| Ended::Untrue(format!("this log's own epochs: {error}")))?;
-        let welcome = Welcome { state: state.clone(), epochs, min: marks.min, end: marks.appended, segment_bytes: store.segment_bytes() };
+        let welcome = Welcome { state: state.clone(), epochs, min: marks.min, end: marks.appended, segment_bytes: store.segment_bytes(), place: self.place.clone() };
         sender.send(&Message::Welcome(welcome), self.patience)?;
         let follow = match receiver.receive(self.patience)? {
             Message::Follow(follow) => follow,
@@ -124,7 +150,7 @@ impl Master {
             _ => return Err(Ended::OutOfPlace),
         };
         self.check_follow(sender, store, &state, follow)?;
-        Ok((hello.member, state, follow.from))
+        Ok((state, follow.from))
     }
 
     fn check_follow(&self, sender: &mut Sender, store: &Store, state: &GroupState, follow: Follow) -> Result<(), Ended> {
@@ -139,10 +165,10 @@ impl Master {
         sender.send(&Message::Refusal(Refusal { state, why }), self.patience)
     }
 
-    fn take_acks(&self, receiver: &mut Receiver, member: Member, epoch: Epoch, lead: &dyn Lead) -> Result<std::convert::Infallible, Ended> {
+    fn take_acks(&self, receiver: &mut Receiver, member: Member, epoch: Epoch, lead: &dyn Lead) -> Result<Infallible, Ended> {
         loop {
             match receiver.receive(self.patience)? {
-                Message::Ack(ack) if ack.epoch == epoch => lead.acked(member, epoch, ack.held).map_err(Ended::Untrue)?,
+                Message::Ack(ack) if ack.epoch == epoch => lead.acked(member, ack).map_err(Ended::Untrue)?,
                 Message::Refusal(refusal) => return Err(Ended::Refuses(refusal.why)),
                 _ => return Err(Ended::OutOfPlace),
             }
@@ -153,42 +179,61 @@ impl Master {
 /// The thread that gives a replica the log.
 struct Giving {
     master: Master,
+    clock: Arc<dyn Clock>,
     sender: Sender,
     store: Arc<Store>,
     lead: Arc<dyn Lead>,
     epoch: Epoch,
     next: CommitLogOffset,
+    /// What the replica knows to be confirmed.
+    told: CommitLogOffset,
+    /// When the last beat was sent.
+    beaten: Option<Monotonic>,
 }
 
 impl Giving {
     fn run(mut self) -> Ended {
-        let mut told = CommitLogOffset::ZERO;
         loop {
             // Marks first: what comes after them wakes the wait below.
             let marks = self.store.marks();
-            if let Err(ended) = self.step(marks, &mut told) {
+            if let Err(ended) = self.step(marks) {
                 return ended;
             }
         }
     }
 
     /// Sends what there is, or waits for it.
-    fn step(&mut self, marks: Marks, told: &mut CommitLogOffset) -> Result<(), Ended> {
+    fn step(&mut self, marks: Marks) -> Result<(), Ended> {
         let Some(state) = self.lead.state().filter(|state| state.epoch == self.epoch) else {
             return Err(Ended::OtherEpoch(self.epoch));
         };
+        let now = self.clock.monotonic();
+        let due = self.beaten.map(|last| last + self.master.beat);
+        if due.is_none_or(|due| due <= now) {
+            self.beaten = Some(now);
+            let beat = Beat { state, sent: sent_at(now), renewal: self.lead.renewal() };
+            return Ok(self.sender.send(&Message::Beat(beat), self.master.patience)?);
+        }
         // What a member holds it is told to be confirmed as far as that reaches; all ones would be a promise about what is still to come.
         let confirmed = marks.confirmed.min(marks.appended);
-        if self.next < marks.appended || *told < confirmed {
+        if self.next < marks.appended || self.told < confirmed {
             let from = self.next;
             let log = self.store.range(from, RANGE_BYTES_MAX)?;
             self.next = from.plus(log.len() as u64);
-            *told = confirmed;
+            self.told = confirmed;
             return Ok(self.sender.send(&Message::Data(Data { epoch: self.epoch, from, confirmed, log }), self.master.patience)?);
         }
-        if self.store.await_progress(marks, self.master.beat) == marks {
-            self.sender.send(&Message::Beat(Beat { state }), self.master.patience)?;
-        }
+        self.store.await_progress(marks, due.map_or(self.master.beat, |due| due.since(now)));
         Ok(())
     }
+}
+
+/// A beat's time on its way: never 0.
+fn sent_at(now: Monotonic) -> u64 {
+    u64::try_from(now.0.as_millis()).unwrap_or(u64::MAX).max(1)
+}
+
+/// When the beat was sent that a replica has heard, at the latest.
+pub(crate) fn promised_at(beat: u64) -> Option<Duration> {
+    (beat > 0).then(|| Duration::from_millis(beat))
 }

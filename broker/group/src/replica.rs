@@ -6,9 +6,9 @@ use crate::{
 };
 use sluice_env::Connection;
 use sluice_replication::{
-    Epoch, GroupState, Held, Member, Seen,
+    Epoch, Held, Member, Seen,
     meeting::{Next, OwnLog, Why, Wrong},
-    wire::{Ack, Data, Follow, Hello, Message, Refusal, VERSION, Welcome},
+    wire::{Ack, Beat, Data, Follow, Hello, Message, Refusal, VERSION, Welcome},
 };
 use sluice_store::{AppendError, CutError, FlushMode, FollowError, Store};
 use sluice_types::CommitLogOffset;
@@ -35,11 +35,14 @@ pub trait Loyalty {
     /// The newest state seen.
     fn seen(&self) -> Seen;
 
-    /// A master says by which state it is master: whether its epoch is the one to follow now.
-    fn hear(&self, state: &GroupState) -> bool;
+    /// A master lets it in: whether its epoch is the one to follow now.
+    fn welcomed(&self, welcome: &Welcome) -> bool;
 
-    /// Runs `take` if that epoch is still the one to follow; nobody begins to follow another one, or to lead, meanwhile.
-    fn while_following(&self, epoch: Epoch, take: &mut dyn FnMut() -> Result<(), FollowError>) -> Option<Result<(), FollowError>>;
+    /// The master lives: whether its epoch is still the one to follow.
+    fn heard(&self, beat: &Beat) -> bool;
+
+    /// Runs `what` if that epoch is still the one to follow, and says whether it did. Nobody begins to follow another one, or to lead, meanwhile.
+    fn while_following(&self, epoch: Epoch, what: &mut dyn FnMut()) -> bool;
 }
 
 /// How following came to its end.
@@ -81,7 +84,7 @@ impl Replica {
     /// Follows the master at the other end until something ends it.
     pub fn follow(&self, connection: &Arc<dyn Connection>, store: &Store, loyalty: &dyn Loyalty) -> Ended {
         let (sender, receiver) = (Sender::new(connection.clone()), Receiver::new(connection.clone()));
-        let mut session = Session { replica: self, store, loyalty, sender, receiver, epoch: Epoch(0) };
+        let mut session = Session { replica: self, store, loyalty, sender, receiver, epoch: Epoch(0), beat: 0 };
         let ended = session.run();
         connection.close();
         match ended {
@@ -105,13 +108,15 @@ struct Session<'a> {
     sender: Sender,
     receiver: Receiver,
     epoch: Epoch,
+    /// The last beat's time.
+    beat: u64,
 }
 
 impl Session<'_> {
     fn run(&mut self) -> Result<Infallible, Ended> {
         let welcome = self.greet()?;
         self.epoch = welcome.state.epoch;
-        if !self.loyalty.hear(&welcome.state) {
+        if !self.loyalty.welcomed(&welcome) {
             self.send(Message::Refusal(Refusal { state: None, why: format!("epoch {} is over: {} was seen", self.epoch, self.loyalty.seen().epoch) }))?;
             return Err(Ended::OtherEpoch(self.epoch));
         }
@@ -149,9 +154,10 @@ impl Session<'_> {
                     self.take(&data)?;
                 }
                 Message::Beat(beat) => {
-                    if beat.state.epoch != self.epoch || !self.loyalty.hear(&beat.state) {
+                    if beat.state.epoch != self.epoch || !self.loyalty.heard(&beat) {
                         return Err(Ended::OtherEpoch(self.epoch));
                     }
+                    self.beat = beat.sent;
                 }
                 other => return Err(out_of_place(other)),
             }
@@ -169,18 +175,23 @@ impl Session<'_> {
             return Err(Ended::OtherEpoch(self.epoch));
         }
         if !data.log.is_empty() {
-            match self.loyalty.while_following(self.epoch, &mut || self.store.follow(data.from, &data.log)) {
-                Some(taken) => taken?,
-                None => return Err(Ended::OtherEpoch(self.epoch)),
-            }
+            self.while_following(|store| store.follow(data.from, &data.log))??;
         }
         self.store.confirm(data.confirmed);
         Ok(())
     }
 
+    /// Says how much it holds of this epoch's log; of a log that has another master by now, nothing is said to this one.
     fn tell_held(&mut self) -> Result<(), Ended> {
-        let marks = self.store.marks();
-        self.send(Message::Ack(Ack { epoch: self.epoch, held: Held { received: marks.appended, flushed: marks.flushed } }))
+        let marks = self.while_following(Store::marks)?;
+        let held = Held { received: marks.appended, flushed: marks.flushed };
+        self.send(Message::Ack(Ack { epoch: self.epoch, held, beat: self.beat }))
+    }
+
+    fn while_following<T>(&self, what: impl Fn(&Store) -> T) -> Result<T, Ended> {
+        let mut out = None;
+        self.loyalty.while_following(self.epoch, &mut || out = Some(what(self.store)));
+        out.ok_or(Ended::OtherEpoch(self.epoch))
     }
 
     fn send(&mut self, message: Message) -> Result<(), Ended> {
@@ -201,5 +212,7 @@ fn out_of_place(message: Message) -> Ended {
         Message::Data(_) => Ended::OutOfPlace("data"),
         Message::Ack(_) => Ended::OutOfPlace("an acknowledgement"),
         Message::Beat(_) => Ended::OutOfPlace("a beat"),
+        Message::Ask(_) => Ended::OutOfPlace("a question"),
+        Message::Answer(_) => Ended::OutOfPlace("an answer"),
     }
 }

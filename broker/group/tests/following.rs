@@ -6,12 +6,16 @@ use sluice_env::{
     sync::Mutex,
 };
 use sluice_group::{
+    link::Link,
     master::{Lead, Master},
     replica::{Ended, Loyalty, Replica},
 };
 use sluice_protocol::record::{RecordFields, RecordView};
-use sluice_replication::{Epoch, GroupState, Held, Incarnation, Member, MemberId, Seen};
-use sluice_store::{Batch, FlushMode, FollowError, ReadLimits, Store, StoreOptions, Wait};
+use sluice_replication::{
+    Epoch, GroupState, Held, Incarnation, Member, MemberId, Seen,
+    wire::{Ack, Beat, Message, Welcome},
+};
+use sluice_store::{Batch, FlushMode, ReadLimits, Store, StoreOptions, Wait};
 use sluice_types::{QueueId, QueueOffset, Topic};
 use std::{
     collections::BTreeMap,
@@ -82,7 +86,15 @@ impl Lead for Leader {
         (!self.term.is_over.load(Ordering::SeqCst)).then(state)
     }
 
-    fn acked(&self, from: Member, epoch: Epoch, held: Held) -> Result<(), String> {
+    fn renewal(&self) -> u64 {
+        0
+    }
+
+    fn joined(&self, _: Member) {}
+
+    fn left(&self, _: Member) {}
+
+    fn acked(&self, from: Member, Ack { epoch, held, .. }: Ack) -> Result<(), String> {
         assert_eq!((from, epoch), (member(2), Epoch(1)));
         if held.received > self.store.marks().appended {
             return Err(format!("{held:?} is beyond the end"));
@@ -98,7 +110,7 @@ impl Lead for Leader {
 }
 
 fn master() -> Master {
-    Master { cluster: "c".into(), group: "g".into(), beat: Duration::from_millis(200), patience: Duration::from_secs(1) }
+    Master { cluster: "c".into(), group: "g".into(), place: "a:10911".into(), beat: Duration::from_millis(200), patience: Duration::from_secs(1) }
 }
 
 /// Runs the master: listens, serves who comes, appends so many messages by each of two threads and notes what was acknowledged.
@@ -124,7 +136,11 @@ fn lead(machine: &Machine, flush: FlushMode, term: &Arc<Term>, messages: u32) {
         loop {
             let Ok(connection) = listener.accept(Duration::from_secs(1)) else { continue };
             let (inside, store, lead) = (env.clone(), store.clone(), leader.clone() as Arc<dyn Lead>);
-            start(&env, "serve", move || drop(master().serve(&inside, &connection, &store, &lead)));
+            start(&env, "serve", move || {
+                let mut link = Link::new(connection);
+                let Ok(Message::Hello(hello)) = link.receiver.receive(Duration::from_secs(1)) else { return };
+                drop(master().serve(&inside, link, &hello, &store, &lead));
+            });
         }
     });
 }
@@ -171,12 +187,19 @@ impl Loyalty for Loyal {
         state().seen()
     }
 
-    fn hear(&self, heard: &GroupState) -> bool {
-        *heard == state()
+    fn welcomed(&self, welcome: &Welcome) -> bool {
+        welcome.state == state() && welcome.place == "a:10911"
     }
 
-    fn while_following(&self, epoch: Epoch, take: &mut dyn FnMut() -> Result<(), FollowError>) -> Option<Result<(), FollowError>> {
-        (epoch == Epoch(1)).then(take)
+    fn heard(&self, beat: &Beat) -> bool {
+        beat.state == state()
+    }
+
+    fn while_following(&self, epoch: Epoch, what: &mut dyn FnMut()) -> bool {
+        if epoch == Epoch(1) {
+            what();
+        }
+        epoch == Epoch(1)
     }
 }
 

@@ -418,6 +418,9 @@ mod tests {
         fn wall(&self) -> WallTime {
             WallTime(0)
         }
+        fn boot(&self) -> Option<u128> {
+            None
+        }
     }
 
     fn registration(name: &str, id: i64, address: &str, topics: &[&str]) -> Registration {

@@ -39,6 +39,8 @@ pub enum Event {
     Admit(Member),
     /// That replica does not keep up: records should not wait for it any longer.
     Dismiss(Member),
+    /// This broker shall not lead any more, though nobody else does: it can't be sure of that in time, or its disk fails. It may stand again.
+    Retire,
     /// Another member of the set shall be master. The caller lets no more records in until it is settled.
     HandOver(MemberId),
 }
@@ -76,6 +78,17 @@ pub enum Role {
     Replica,
     /// The master of the set's epoch.
     Master(Box<InSync>),
+}
+
+/// Whether a broker may stand for master, by what the coordinator was last seen to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Candidacy<'a> {
+    /// It may not, or has to ask first.
+    No,
+    /// There is no group yet: it may found it.
+    Founder,
+    /// It is a member of this state's set.
+    Member(&'a GroupState),
 }
 
 /// What the coordinator was last seen to have.
@@ -128,6 +141,43 @@ impl Core {
         }
     }
 
+    /// Who it is.
+    #[must_use]
+    pub fn me(&self) -> Member {
+        self.me
+    }
+
+    /// Fewer members than that are never left in the set.
+    #[must_use]
+    pub fn min_in_sync(&self) -> usize {
+        self.min_in_sync
+    }
+
+    /// The set that it is master of.
+    #[must_use]
+    pub fn in_sync(&self) -> Option<&InSync> {
+        match &self.role {
+            Role::Master(set) => Some(set),
+            Role::Replica => None,
+        }
+    }
+
+    /// Whether it has asked the coordinator, since it started or retired.
+    #[must_use]
+    pub fn has_asked(&self) -> bool {
+        self.known != Known::Nothing
+    }
+
+    /// Whether it may stand for master.
+    #[must_use]
+    pub fn candidacy(&self) -> Candidacy<'_> {
+        match (&self.role, &self.known) {
+            (Role::Replica, Known::Empty) if self.seen == Seen::default() => Candidacy::Founder,
+            (Role::Replica, Known::State(known)) if known.state.seen() == self.seen && self.counts_in(&known.state) => Candidacy::Member(&known.state),
+            _ => Candidacy::No,
+        }
+    }
+
     /// Whether records of that epoch may be taken from its master, and acknowledged. Who has seen a newer epoch is lost to the older ones.
     #[must_use]
     pub fn follows(&self, epoch: Epoch) -> bool {
@@ -154,6 +204,13 @@ impl Core {
             }
             Event::Admit(member) => self.propose(&mut todo, |set, _| set.propose_add(member)),
             Event::Dismiss(member) => self.propose(&mut todo, |set, min| set.propose_remove(member, min)),
+            Event::Retire => {
+                if let Some(epoch) = self.master_of() {
+                    todo.push(Action::Cease(epoch));
+                    // As after a restart.
+                    (self.role, self.known) = (Role::Replica, Known::Nothing);
+                }
+            }
             Event::HandOver(to) => {
                 let end = self.own.received;
                 self.propose(&mut todo, |set, _| set.propose_master(to, end));
@@ -234,12 +291,10 @@ impl Core {
             todo.push(Action::Read);
             return;
         }
-        let (from, to) = match &self.known {
+        let (from, to) = match (self.candidacy(), &self.known) {
             // The first of a group; it has seen no epoch, so none is forgotten.
-            Known::Empty if self.seen == Seen::default() => (None, GroupState::first(self.me)),
-            Known::State(known) if known.state.seen() == self.seen && self.counts_in(&known.state) => {
-                (Some(known.version.clone()), known.state.with_master(self.me.id, false))
-            }
+            (Candidacy::Founder, _) => (None, GroupState::first(self.me)),
+            (Candidacy::Member(state), Known::State(known)) => (Some(known.version.clone()), state.with_master(self.me.id, false)),
             _ => {
                 todo.push(Action::Read);
                 return;

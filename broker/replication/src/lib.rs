@@ -7,6 +7,7 @@
 //! | `group` | what the coordinator keeps, and what a broker remembers of it |
 //! | `in_sync` | whom a record waits for |
 //! | `core` | what one broker may do |
+//! | `pace` | when it tries |
 //! | `meeting` | how a replica's log meets its master's |
 //! | `wire` | what master and replica say to each other, byte for byte |
 #![forbid(unsafe_code)]
@@ -16,12 +17,14 @@ mod epoch;
 mod group;
 mod in_sync;
 pub mod meeting;
+mod pace;
 mod rules;
 #[cfg(test)]
 mod search;
 pub mod wire;
 
-pub use crate::core::{Action, Core, Event, Role};
+pub use crate::core::{Action, Candidacy, Core, Event, Role};
 pub use epoch::{Epoch, EpochMap, EpochStart, OutOfOrder};
 pub use group::{GroupState, Incarnation, Member, MemberId, Seen, SetBack, Version, Versioned};
 pub use in_sync::{BeyondTheEnd, Held, InSync, Proposal};
+pub use pace::{LogHealth, Pace, Retired, Signs, Timing, Wish};

@@ -221,7 +221,7 @@ mod tests {
 
     fn welcome(epochs: &[(u64, u64)], min: u64, end: u64) -> Welcome {
         let state = GroupState { epoch: Epoch(9), ..GroupState::first(member(1)) };
-        Welcome { state, epochs: map(epochs), min: CommitLogOffset(min), end: CommitLogOffset(end), segment_bytes: SEGMENT }
+        Welcome { state, epochs: map(epochs), min: CommitLogOffset(min), end: CommitLogOffset(end), segment_bytes: SEGMENT, place: String::new() }
     }
 
     fn own(epochs: &[(u64, u64)], min: u64, end: u64, confirmed: u64) -> OwnLog {

@@ -9,9 +9,11 @@
 //! | 2 | [`Welcome`] | JSON, CRC-32 |
 //! | 3 | [`Follow`] | JSON, CRC-32 |
 //! | 4 | [`Data`] | epoch 8, from 8, confirmed 8, CRC-32; then log, whose records carry checksums of their own |
-//! | 5 | [`Ack`] | epoch 8, received 8, flushed 8, CRC-32 |
+//! | 5 | [`Ack`] | epoch 8, received 8, flushed 8, beat 8, CRC-32 |
 //! | 6 | [`Beat`] | JSON, CRC-32 |
 //! | 7 | [`Refusal`] | JSON, CRC-32 |
+//! | 8 | [`Ask`] | JSON, CRC-32 |
+//! | 9 | [`Answer`] | JSON, CRC-32 |
 //!
 //! Each CRC-32 is over the kind and what stands between it and the checksum.
 
@@ -27,8 +29,8 @@ pub const FRAME_BYTES_MAX: usize = 24 << 20;
 
 const LENGTH_BYTES: usize = 4;
 const CHECKSUM_BYTES: usize = 4;
-/// Of the fixed messages: kind and three numbers.
-const FIXED_BYTES: usize = 1 + 3 * 8;
+/// Of [`Data`] before its checksum: kind and three numbers.
+const DATA_HEAD_BYTES: usize = 1 + 3 * 8;
 
 /// A replica introduces itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +62,8 @@ pub struct Welcome {
     pub end: CommitLogOffset,
     /// Bytes of its segments; a replica's must be as large.
     pub segment_bytes: u64,
+    /// Where it serves clients (`host:port`).
+    pub place: String,
 }
 
 /// The replica, having cut what the master does not have, asks for the log.
@@ -92,6 +96,8 @@ pub struct Ack {
     pub epoch: Epoch,
     /// How much of it.
     pub held: Held,
+    /// [`Beat::sent`] of the last one heard on this connection; 0: none. From then on the replica does not stand for master for the time of a lease.
+    pub beat: u64,
 }
 
 /// The master lives. An answer to it is an [`Ack`].
@@ -100,6 +106,40 @@ pub struct Ack {
 pub struct Beat {
     /// By which it is master.
     pub state: GroupState,
+    /// When, in milliseconds by the master's own clock, counted from anywhere but never 0.
+    pub sent: u64,
+    /// Its last renewal of the lease that is known to have gone through.
+    pub renewal: u64,
+}
+
+/// A member asks another one what it knows. Any role answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ask {
+    /// [`VERSION`].
+    pub version: u16,
+    /// The asker's cluster.
+    pub cluster: String,
+    /// Its group.
+    pub group: String,
+    /// Who asks.
+    pub member: Member,
+}
+
+/// What it knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Answer {
+    /// Who answers.
+    pub member: Member,
+    /// The newest state that it has seen.
+    pub seen: Seen,
+    /// The epoch that it is master of.
+    pub master_of: Option<Epoch>,
+    /// How far it has the log.
+    pub end: CommitLogOffset,
+    /// The epoch of its log's last record.
+    pub last_epoch: Option<Epoch>,
 }
 
 /// The connection ends, and why.
@@ -129,6 +169,10 @@ pub enum Message {
     Beat(Beat),
     /// Either.
     Refusal(Refusal),
+    /// Any member to any other.
+    Ask(Ask),
+    /// The answer to it.
+    Answer(Answer),
 }
 
 /// What came is no message.
@@ -158,6 +202,8 @@ impl Message {
             Self::Ack(_) => 5,
             Self::Beat(_) => 6,
             Self::Refusal(_) => 7,
+            Self::Ask(_) => 8,
+            Self::Answer(_) => 9,
         }
     }
 
@@ -172,12 +218,14 @@ impl Message {
             Self::Follow(body) => put_json(body, out),
             Self::Beat(body) => put_json(body, out),
             Self::Refusal(body) => put_json(body, out),
+            Self::Ask(body) => put_json(body, out),
+            Self::Answer(body) => put_json(body, out),
             Self::Data(Data { epoch, from, confirmed, log }) => {
                 put_numbers([epoch.0, from.0, confirmed.0], out);
                 log.clone()
             }
-            Self::Ack(Ack { epoch, held }) => {
-                put_numbers([epoch.0, held.received.0, held.flushed.0], out);
+            Self::Ack(Ack { epoch, held, beat }) => {
+                put_numbers([epoch.0, held.received.0, held.flushed.0, *beat], out);
                 Bytes::new()
             }
         };
@@ -205,7 +253,7 @@ impl Message {
     fn decode_frame(mut frame: Bytes) -> Result<Self, WireError> {
         let kind = frame[0];
         let log = match kind {
-            4 if frame.len() >= FIXED_BYTES + CHECKSUM_BYTES => frame.split_off(FIXED_BYTES + CHECKSUM_BYTES),
+            4 if frame.len() >= DATA_HEAD_BYTES + CHECKSUM_BYTES => frame.split_off(DATA_HEAD_BYTES + CHECKSUM_BYTES),
             _ => Bytes::new(),
         };
         let checksum = frame.split_off(frame.len() - CHECKSUM_BYTES);
@@ -222,11 +270,14 @@ impl Message {
                 Self::Data(Data { epoch: Epoch(epoch), from: CommitLogOffset(from), confirmed: CommitLogOffset(confirmed), log })
             }
             5 => {
-                let [epoch, received, flushed] = numbers(kind, body)?;
-                Self::Ack(Ack { epoch: Epoch(epoch), held: Held { received: CommitLogOffset(received), flushed: CommitLogOffset(flushed) } })
+                let [epoch, received, flushed, beat] = numbers(kind, body)?;
+                let held = Held { received: CommitLogOffset(received), flushed: CommitLogOffset(flushed) };
+                Self::Ack(Ack { epoch: Epoch(epoch), held, beat })
             }
             6 => Self::Beat(json(kind, body)?),
             7 => Self::Refusal(json(kind, body)?),
+            8 => Self::Ask(json(kind, body)?),
+            9 => Self::Answer(json(kind, body)?),
             other => return Err(WireError::Kind(other)),
         })
     }
@@ -238,7 +289,7 @@ fn put_json(body: &impl Serialize, out: &mut Vec<u8>) -> Bytes {
     Bytes::new()
 }
 
-fn put_numbers(numbers: [u64; 3], out: &mut Vec<u8>) {
+fn put_numbers<const N: usize>(numbers: [u64; N], out: &mut Vec<u8>) {
     numbers.iter().for_each(|number| out.extend_from_slice(&number.to_be_bytes()));
 }
 
@@ -246,11 +297,11 @@ fn json<T: DeserializeOwned>(kind: u8, body: &[u8]) -> Result<T, WireError> {
     serde_json::from_slice(body).map_err(|error| WireError::Content(kind, error.to_string()))
 }
 
-fn numbers(kind: u8, body: &[u8]) -> Result<[u64; 3], WireError> {
+fn numbers<const N: usize>(kind: u8, body: &[u8]) -> Result<[u64; N], WireError> {
     let (numbers, rest) = body.as_chunks::<8>();
-    match (numbers, rest) {
-        ([a, b, c], []) => Ok([a, b, c].map(|bytes| u64::from_be_bytes(*bytes))),
-        _ => Err(WireError::Content(kind, format!("{} bytes instead of {}", body.len(), FIXED_BYTES - 1))),
+    match <[[u8; 8]; N]>::try_from(numbers) {
+        Ok(numbers) if rest.is_empty() => Ok(numbers.map(u64::from_be_bytes)),
+        _ => Err(WireError::Content(kind, format!("{} bytes instead of {}", body.len(), N * 8))),
     }
 }
 
@@ -276,12 +327,20 @@ mod tests {
                 member: *state().in_sync.first().unwrap(),
                 seen: state().seen(),
             }),
-            Message::Welcome(Welcome { state: state(), epochs: epochs.unwrap(), min: CommitLogOffset(1), end: CommitLogOffset(u64::MAX), segment_bytes: 5 }),
+            Message::Welcome(Welcome { state: state(), epochs: epochs.unwrap(), min: CommitLogOffset(1), end: CommitLogOffset(u64::MAX), segment_bytes: 5, place: "a:10911".into() }),
             Message::Follow(Follow { epoch: Epoch(4), from: CommitLogOffset(8) }),
             Message::Data(Data { epoch: Epoch(4), from: CommitLogOffset(8), confirmed: CommitLogOffset(2), log: Bytes::copy_from_slice(log) }),
-            Message::Ack(Ack { epoch: Epoch(4), held }),
-            Message::Beat(Beat { state: state() }),
+            Message::Ack(Ack { epoch: Epoch(4), held, beat: 12 }),
+            Message::Beat(Beat { state: state(), sent: 3, renewal: 8 }),
             Message::Refusal(Refusal { state: None, why: "no \"master\"".into() }),
+            Message::Ask(Ask { version: VERSION, cluster: "c".into(), group: "g".into(), member: *state().in_sync.first().unwrap() }),
+            Message::Answer(Answer {
+                member: *state().in_sync.first().unwrap(),
+                seen: state().seen(),
+                master_of: Some(Epoch(4)),
+                end: CommitLogOffset(u64::MAX),
+                last_epoch: None,
+            }),
         ]
     }
 

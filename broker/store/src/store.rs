@@ -323,6 +323,26 @@ impl Store {
     pub fn close(&self) {
         self.shared.writer.stop();
         self.shared.maintenance.stop();
+        self.join_threads();
+    }
+
+    /// Whether a write or a sync has failed: nothing more is appended or acknowledged until the directory is opened again.
+    #[must_use]
+    pub fn is_poisoned(&self) -> bool {
+        self.shared.writer.is_poisoned.load(Ordering::SeqCst)
+    }
+
+    /// Ends as a kill would, without a last flush or checkpoint: for a log that another broker writes on. Whoever waits for an append gets [`AppendError::Stopped`],
+    /// and so do later ones. The directory is free for another opening when everybody has let go of this one.
+    pub fn abandon(&self) {
+        self.shared.maintenance.abandon();
+        self.shared.writer.stop();
+        self.shared.maintenance.stop();
+        self.join_threads();
+        self.shared.end_waiters();
+    }
+
+    fn join_threads(&self) {
         for thread in std::mem::take(&mut *self.threads.lock()) {
             if let Err(what) = thread.join() {
                 tracing::error!(what, "a thread of the store had failed");
@@ -344,12 +364,7 @@ impl Store {
 impl Drop for Store {
     fn drop(&mut self) {
         // Without close this is a kill: the threads end, nothing more is flushed.
-        self.shared.maintenance.abandon();
-        self.shared.writer.stop();
-        self.shared.maintenance.stop();
-        for thread in std::mem::take(&mut *self.threads.lock()) {
-            let _ = thread.join();
-        }
+        self.abandon();
     }
 }
 

@@ -450,6 +450,18 @@ impl Shared {
         }
     }
 
+    /// After the end of the store's threads: answers whoever still waits.
+    pub(crate) fn end_waiters(&self) {
+        // Behind a turn that has begun before: what it has taken it puts among the waiters.
+        drop(self.writer.turn.lock());
+        let jobs = std::mem::take(&mut self.writer.inbox.lock().jobs);
+        let waiters = std::mem::take(&mut *self.writer.waiters.lock());
+        for done in jobs.into_iter().map(|job| job.done).chain(waiters.into_iter().map(|waiter| waiter.done)) {
+            done(Err(AppendError::Stopped));
+        }
+        self.turn_end();
+    }
+
     /// Answers waiters whose deadline has passed: their records are appended, but a slow disk has not flushed them, or a slow replica not confirmed.
     pub(crate) fn expire_waiters(&self) {
         let now = self.env.clock.monotonic();

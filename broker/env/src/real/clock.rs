@@ -37,4 +37,10 @@ impl Clock for RealClock {
         };
         WallTime(millis)
     }
+
+    fn boot(&self) -> Option<u128> {
+        // Linux draws this UUID at each start; no other system's page cache outlives its processes for us.
+        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        u128::from_str_radix(&text.trim().replace('-', ""), 16).ok()
+    }
 }

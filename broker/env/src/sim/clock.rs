@@ -58,6 +58,10 @@ impl Clock for SimClock {
         let passed = i64::try_from(now.monotonic.as_millis()).unwrap_or(i64::MAX);
         WallTime(now.calendar_offset.saturating_add(passed))
     }
+
+    fn boot(&self) -> Option<u128> {
+        None
+    }
 }
 
 #[cfg(test)]

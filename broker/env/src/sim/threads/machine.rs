@@ -33,6 +33,8 @@ struct Shared {
 
 struct Life {
     number: u64,
+    /// Power cuts so far.
+    boot: u64,
     disk: SimDisk,
     over: Arc<AtomicBool>,
 }
@@ -41,7 +43,7 @@ impl Machine {
     pub(super) fn new(scheduler: Arc<Scheduler>, network: Network, name: &str) -> Self {
         let id = scheduler.add_machine(name);
         network.add(name, id);
-        let life = Mutex::new(Life { number: 0, disk: SimDisk::new(), over: Arc::default() });
+        let life = Mutex::new(Life { number: 0, boot: 0, disk: SimDisk::new(), over: Arc::default() });
         Self { scheduler, network, id, shared: Arc::new(Shared { life, calendar_offset: AtomicI64::new(START_MILLIS), stalled_until: Arc::default() }) }
     }
 
@@ -88,7 +90,8 @@ impl Machine {
         {
             let mut life = self.shared.life.lock();
             life.over.store(true, Ordering::SeqCst);
-            *life = Life { number: life.number + 1, disk: after(&life.disk), over: Arc::default() };
+            let boot = life.boot + u64::from(!has_power);
+            *life = Life { number: life.number + 1, boot, disk: after(&life.disk), over: Arc::default() };
         }
         self.network.machine_ended(self.id, has_power);
         self.scheduler.kill(self.id);
@@ -116,6 +119,10 @@ impl Clock for MachineClock {
     fn wall(&self) -> WallTime {
         let passed = i64::try_from(self.0.scheduler.now().as_millis()).unwrap_or(i64::MAX);
         WallTime(self.0.shared.calendar_offset.load(Ordering::SeqCst).saturating_add(passed))
+    }
+
+    fn boot(&self) -> Option<u128> {
+        Some(self.0.shared.life.lock().boot.into())
     }
 }
 

@@ -1,0 +1,189 @@
+//! The thread that follows the master.
+
+use super::{
+    shared::Shared,
+    state::State,
+    tenure::{Command, Reopen},
+};
+use crate::{
+    link::LinkError,
+    replica::{Ended, Loyalty, Replica},
+};
+use sluice_env::Connection;
+use sluice_replication::{
+    Epoch, Event, Member, MemberId, Seen,
+    wire::{Beat, Welcome},
+};
+use sluice_store::{AppendError, FollowError, Store};
+use std::{io, sync::Arc, time::Duration};
+
+/// How long the thread sleeps when nobody wakes it.
+const IDLE: Duration = Duration::from_secs(60);
+
+pub(super) fn run(shared: &Shared) {
+    while let Some(found) = shared.wait(IDLE, whom) {
+        let Some((master, epoch, me, store)) = found else { continue };
+        if !follow(shared, master, epoch, me, &store) {
+            return;
+        }
+    }
+}
+
+/// Whom to follow, with what; nobody while the store is about to be opened again.
+fn whom(state: &mut State) -> Option<(MemberId, Epoch, Member, Arc<Store>)> {
+    let (master, epoch) = state.target?;
+    let store = state.store.clone().filter(|_| state.commands.is_empty())?;
+    Some((master, epoch, state.core.me(), store))
+}
+
+/// Follows once; false when the member stops.
+fn follow(shared: &Shared, master: MemberId, epoch: Epoch, me: Member, store: &Arc<Store>) -> bool {
+    let timing = shared.options.timing;
+    let Some(address) = shared.options.members.get(&master) else {
+        tracing::error!(%master, "the master is no member that this broker knows the address of; list it among the group's members");
+        return shared.pause(timing.lease);
+    };
+    let connection = match shared.env.net.connect(address, timing.renewal()) {
+        Ok(connection) => connection,
+        Err(error) => {
+            if error.kind() == io::ErrorKind::ConnectionRefused {
+                gone(shared, master, epoch);
+            }
+            return shared.pause(timing.beat() / 2);
+        }
+    };
+    if !hold(shared, &connection, master, epoch) {
+        return true;
+    }
+    let replica = Replica { cluster: shared.options.cluster.clone(), group: shared.options.group.clone(), member: me, patience: timing.lease };
+    let ended = replica.follow(&connection, store, &Following { shared, master });
+    shared.lock().followed = None;
+    settle(shared, master, epoch, ended)
+}
+
+/// Keeps the connection where it is closed from when another one is to be followed.
+fn hold(shared: &Shared, connection: &Arc<dyn Connection>, master: MemberId, epoch: Epoch) -> bool {
+    let mut state = shared.lock();
+    let is_still = state.target == Some((master, epoch)) && !state.is_stopping;
+    if is_still {
+        state.followed = Some(connection.clone());
+    } else {
+        connection.close();
+    }
+    is_still
+}
+
+/// Does what the end of a connection asks for; false when the member stops.
+fn settle(shared: &Shared, master: MemberId, epoch: Epoch, ended: Ended) -> bool {
+    let timing = shared.options.timing;
+    let pause = match ended {
+        // A process that has ended listens no more: the next try says so.
+        Ended::Link(LinkError::Closed(_) | LinkError::Broken(..)) => Duration::ZERO,
+        Ended::Link(_) => timing.beat(),
+        Ended::OtherEpoch(_) => {
+            look(shared);
+            timing.beat()
+        }
+        Ended::Refused(ref why) => {
+            tracing::debug!(%master, why, "the master refuses this replica");
+            gone(shared, master, epoch);
+            timing.beat() / 2
+        }
+        Ended::Cut(to) => {
+            tracing::info!(%master, %to, "this replica's log ends with what its master does not have: it is cut");
+            order(shared, Reopen::Cut);
+            Duration::ZERO
+        }
+        Ended::Store(_) | Ended::Follow(FollowError::Append(AppendError::Poisoned(_))) => {
+            order(shared, Reopen::Failed);
+            timing.renewal()
+        }
+        Ended::Follow(FollowError::Append(_)) => timing.renewal(),
+        ref wrong @ (Ended::Wrong(_) | Ended::Resync(_) | Ended::NoCut(_) | Ended::Follow(_) | Ended::OutOfPlace(_)) => {
+            let why = wrong.to_string();
+            let mut state = shared.lock();
+            if state.wrong.as_ref() != Some(&why) {
+                tracing::error!(%master, why, "this replica can't follow");
+            }
+            state.wrong = Some(why);
+            timing.lease
+        }
+    };
+    pause.is_zero() || shared.pause(pause)
+}
+
+fn gone(shared: &Shared, master: MemberId, epoch: Epoch) {
+    let (now, heard) = (shared.now(), shared.heard_at());
+    let mut state = shared.lock();
+    if state.target == Some((master, epoch)) {
+        state.pace.gone(now, heard);
+    }
+}
+
+fn look(shared: &Shared) {
+    shared.lock().desk.look = true;
+    shared.notify();
+}
+
+fn order(shared: &Shared, why: Reopen) {
+    shared.lock().commands.push_back(Command::Reopen(why));
+    shared.notify();
+}
+
+struct Following<'a> {
+    shared: &'a Shared,
+    master: MemberId,
+}
+
+impl Loyalty for Following<'_> {
+    fn seen(&self) -> Seen {
+        self.shared.lock().core.seen()
+    }
+
+    fn welcomed(&self, welcome: &Welcome) -> bool {
+        let follows = self.hear(&welcome.state, None);
+        if follows {
+            let master = (self.master, welcome.place.clone());
+            let mut state = self.shared.lock();
+            let is_news = state.master.as_ref() != Some(&master);
+            state.master = Some(master.clone());
+            drop(state);
+            if is_news {
+                self.shared.service.master_is(Some(&master));
+            }
+        }
+        follows
+    }
+
+    fn heard(&self, beat: &Beat) -> bool {
+        self.hear(&beat.state, Some(beat.renewal))
+    }
+
+    fn while_following(&self, epoch: Epoch, what: &mut dyn FnMut()) -> bool {
+        let follows = self.shared.while_following(epoch, what);
+        if follows {
+            self.shared.heard_master();
+        }
+        follows
+    }
+}
+
+impl Following<'_> {
+    fn hear(&self, heard: &sluice_replication::GroupState, renewal: Option<u64>) -> bool {
+        if heard.master != self.master {
+            return false;
+        }
+        self.shared.tell(Event::Heard(heard.clone()));
+        let now = self.shared.now();
+        let mut state = self.shared.lock();
+        if !state.core.follows(heard.epoch) || state.forgetting.is_some() {
+            return false;
+        }
+        if let Some(renewal) = renewal.filter(|renewal| *renewal > 0) {
+            state.pace.saw_lease(now, Some((heard.epoch, renewal)));
+        }
+        drop(state);
+        self.shared.heard_master();
+        true
+    }
+}

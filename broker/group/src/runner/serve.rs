@@ -1,0 +1,90 @@
+//! The threads that listen to other members: replicas get the log, all of them answers.
+
+use super::shared::Shared;
+use crate::{
+    link::{Link, LinkError},
+    master::{Lead, Master},
+};
+use sluice_env::{Connection, Listener};
+use sluice_replication::wire::{Ask, Hello, Message, Refusal, VERSION};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+/// Connections served at once: a few of each other member, and what may hang meanwhile.
+const CONNECTIONS_MAX: usize = 64;
+
+pub(super) fn run(shared: &Arc<Shared>, listener: &dyn Listener) {
+    let open = Arc::new(AtomicUsize::new(0));
+    loop {
+        let accepted = listener.accept(shared.options.timing.beat());
+        if shared.lock().is_stopping {
+            return;
+        }
+        let Ok(connection) = accepted else { continue };
+        if open.fetch_add(1, Ordering::SeqCst) >= CONNECTIONS_MAX {
+            open.fetch_sub(1, Ordering::SeqCst);
+            connection.close();
+            continue;
+        }
+        let (inside, counted) = (shared.clone(), open.clone());
+        let body = move || {
+            serve(&inside, connection);
+            counted.fetch_sub(1, Ordering::SeqCst);
+        };
+        if let Err(error) = shared.env.spawn.thread("group-serve", Box::new(body)) {
+            tracing::error!(%error, "another member can't be served");
+            open.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+fn serve(shared: &Arc<Shared>, connection: Arc<dyn Connection>) {
+    let (peer, mut link) = (connection.peer(), Link::new(connection.clone()));
+    match link.receiver.receive(shared.options.timing.lease) {
+        Ok(Message::Hello(hello)) => lead(shared, link, &hello),
+        Ok(Message::Ask(ask)) => drop(answer(shared, &mut link, ask)),
+        Ok(_) => tracing::warn!(peer, "a connection that begins with neither a hello nor a question is closed"),
+        Err(error) => tracing::debug!(peer, %error, "a connection ended before it had begun"),
+    }
+    connection.close();
+}
+
+fn lead(shared: &Arc<Shared>, mut link: Link, hello: &Hello) {
+    let Some(store) = shared.lock().store.clone() else {
+        let why = "its store is being opened".to_owned();
+        let _ = link.sender.send(&Message::Refusal(Refusal { state: None, why }), shared.options.timing.lease);
+        return;
+    };
+    let options = &shared.options;
+    let master = Master {
+        cluster: options.cluster.clone(),
+        group: options.group.clone(),
+        place: options.place.clone(),
+        beat: options.timing.beat(),
+        patience: options.timing.lease,
+    };
+    let ended = master.serve(&shared.env, link, hello, &store, &(shared.clone() as Arc<dyn Lead>));
+    tracing::info!(member = %hello.member.id, reason = %ended, "a replica does not follow any more");
+}
+
+/// Answers one member's questions until it asks no more.
+fn answer(shared: &Shared, link: &mut Link, mut ask: Ask) -> Result<(), LinkError> {
+    let patience = shared.options.timing.lease;
+    loop {
+        let (version, cluster, group) = (ask.version, ask.cluster, ask.group);
+        if (version, &cluster, &group) != (VERSION, &shared.options.cluster, &shared.options.group) {
+            let why = format!("this is group {} of cluster {}, version {VERSION}", shared.options.group, shared.options.cluster);
+            return link.sender.send(&Message::Refusal(Refusal { state: None, why }), patience);
+        }
+        link.sender.send(&Message::Answer(shared.answer()), patience)?;
+        ask = match link.receiver.receive(patience)? {
+            Message::Ask(ask) => ask,
+            _ => return Ok(()),
+        };
+        if shared.lock().is_stopping {
+            return Ok(());
+        }
+    }
+}

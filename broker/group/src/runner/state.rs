@@ -1,0 +1,66 @@
+//! What the threads of a member share under one lock.
+
+use super::tenure::Command;
+use crate::{Kept, coordinator::Lease};
+use sluice_env::Connection;
+use sluice_replication::{Core, Epoch, GroupState, MemberId, Pace, Seen, SetBack, Version, wire::Answer};
+use sluice_store::{Marks, Store};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+pub(super) struct State {
+    pub(super) core: Core,
+    pub(super) pace: Pace,
+    pub(super) kept: Arc<Kept<Seen>>,
+    /// `None` while it is opened again.
+    pub(super) store: Option<Arc<Store>>,
+    /// What the coordinator is to be asked.
+    pub(super) desk: Desk,
+    /// What the tenure's thread has to do.
+    pub(super) commands: VecDeque<Command>,
+    /// Who is to be followed, in which epoch.
+    pub(super) target: Option<(MemberId, Epoch)>,
+    /// The connection to the one that is followed.
+    pub(super) followed: Option<Arc<dyn Connection>>,
+    /// Where the followed master serves clients.
+    pub(super) master: Option<(MemberId, String)>,
+    /// What the other members told last, and when.
+    pub(super) answers: BTreeMap<MemberId, (Answer, Duration)>,
+    /// The last renewal that went through.
+    pub(super) renewal: u64,
+    /// The newest state that could not be remembered: nothing is done until it is.
+    pub(super) forgetting: Option<String>,
+    pub(super) alarm: Option<SetBack>,
+    /// What keeps it from following, if a person has to look.
+    pub(super) wrong: Option<String>,
+    pub(super) coordinator_away: Option<String>,
+    pub(super) is_stopping: bool,
+}
+
+/// What is to be asked of the coordinator: the newest of each kind.
+#[derive(Default)]
+pub(super) struct Desk {
+    pub(super) swap: Option<(Option<Version>, GroupState)>,
+    pub(super) renew: Option<Lease>,
+    pub(super) look: bool,
+}
+
+/// How a member is.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// The epoch that it is master of.
+    pub master_of: Option<Epoch>,
+    /// The master that it follows, with where that one serves clients.
+    pub master: Option<(MemberId, String)>,
+    /// The newest state that it has seen.
+    pub seen: Seen,
+    /// As master: the group's state.
+    pub state: Option<GroupState>,
+    /// How far its log has come; `None` while its store is opened again.
+    pub marks: Option<Marks>,
+    /// What a person should know, each in a sentence.
+    pub troubles: Vec<String>,
+}

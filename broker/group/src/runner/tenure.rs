@@ -1,0 +1,239 @@
+//! The thread that opens and closes what a master does with its log, and opens the store again where that has to be.
+
+use super::shared::{Shared, confirm, held};
+use crate::life;
+use sluice_replication::{Core, Epoch, Event, Member, MemberId};
+use sluice_store::{OpenError, Store};
+use sluice_types::CommitLogOffset;
+use std::{sync::Arc, time::Duration};
+
+/// What is to be done, in order.
+#[derive(Clone, Debug)]
+pub(super) enum Command {
+    /// This broker is master of that epoch.
+    Begin(Epoch),
+    /// It is not any more.
+    Cease(Epoch),
+    /// The store is to be opened again.
+    Reopen(Reopen),
+    /// Another member of the set shall be master, by that time.
+    HandOver(Epoch, MemberId, Duration),
+}
+
+/// Why a store is opened again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reopen {
+    /// What has no confirmation yet belongs to another epoch's master now, or to nobody.
+    Ceased,
+    /// A cut is ordered.
+    Cut,
+    /// A write or a sync has failed.
+    Failed,
+}
+
+/// How long the thread sleeps when nobody wakes it.
+const IDLE: Duration = Duration::from_secs(1);
+/// Between two tries to open a directory that somebody else still has.
+const LOCKED_PAUSE: Duration = Duration::from_millis(5);
+/// Between two tries to open one that can't be opened.
+const FAILED_PAUSE: Duration = Duration::from_secs(1);
+/// How often it is said that a directory is still in use.
+const LOCKED_TELL: Duration = Duration::from_secs(5);
+
+pub(super) fn run(shared: &Shared) {
+    let mut open = None;
+    loop {
+        // It stays in the queue while it is carried out: nobody follows meanwhile.
+        let found = shared.wait(IDLE, |state| state.commands.front().cloned());
+        match found {
+            None => break,
+            Some(Some(command)) => {
+                carry_out(shared, command, &mut open);
+                shared.lock().commands.pop_front();
+                shared.notify();
+            }
+            Some(None) => reopen_failed(shared),
+        }
+    }
+    if let Some(epoch) = open {
+        shared.service.close(epoch);
+    }
+}
+
+fn carry_out(shared: &Shared, command: Command, open: &mut Option<Epoch>) {
+    match command {
+        Command::Begin(epoch) => begin(shared, epoch, open),
+        Command::Cease(epoch) => {
+            if open.take() == Some(epoch) {
+                shared.service.close(epoch);
+            }
+            reopen(shared, Reopen::Ceased);
+        }
+        Command::Reopen(why) => reopen(shared, why),
+        Command::HandOver(epoch, to, until) => {
+            if *open == Some(epoch) {
+                give(shared, epoch, to, until);
+            }
+        }
+    }
+}
+
+/// A replica's store that has failed; a master's is seen to by `Pace`.
+fn reopen_failed(shared: &Shared) {
+    let mut state = shared.lock();
+    if state.core.master_of().is_none() && state.store.as_ref().is_some_and(|store| store.is_poisoned()) {
+        state.commands.push_back(Command::Reopen(Reopen::Failed));
+    }
+}
+
+/// Writes the epoch's first record, waits until it is confirmed, and with it everything before, then lets clients in.
+fn begin(shared: &Shared, epoch: Epoch, open: &mut Option<Epoch>) {
+    let Some(store) = shared.lock().store.clone().filter(|_| shared.leads(epoch)) else { return };
+    if let Err(error) = store.begin_epoch(epoch.0) {
+        tracing::error!(%epoch, %error, "the epoch's first record could not be written");
+        shared.tell(Event::Retire);
+        return;
+    }
+    let end = store.marks().appended;
+    shared.tell(Event::Own(held(store.marks())));
+    while shared.leads(epoch) && !is_confirmed(&store, end) {
+        let seen = store.marks();
+        if !is_confirmed(&store, end) {
+            store.await_progress(seen, shared.options.timing.beat());
+        }
+    }
+    if !shared.leads(epoch) {
+        return;
+    }
+    serve(shared, epoch, &store, open);
+}
+
+fn is_confirmed(store: &Store, end: CommitLogOffset) -> bool {
+    store.marks().confirmed >= end
+}
+
+fn serve(shared: &Shared, epoch: Epoch, store: &Arc<Store>, open: &mut Option<Epoch>) {
+    if let Err(why) = shared.service.open(epoch, store) {
+        tracing::error!(%epoch, why, "this master can't serve clients: it gives up its role");
+        shared.tell(Event::Retire);
+        return;
+    }
+    *open = Some(epoch);
+    let master = (shared.options.id, shared.options.place.clone());
+    shared.lock().master = Some(master.clone());
+    if shared.begin_to_serve(epoch) {
+        shared.service.master_is(Some(&master));
+    }
+}
+
+/// Opens the store again. Comes back when it is open, or the member stops.
+fn reopen(shared: &Shared, why: Reopen) {
+    let Some(store) = shared.lock().store.take() else { return };
+    let has_failed = store.is_poisoned();
+    // No more appends, and everybody who waits for one has an answer.
+    store.abandon();
+    drop(store);
+    tracing::info!(?why, "the store is opened again");
+    let Some((store, me)) = open_again(shared, has_failed) else { return };
+    let mut state = shared.lock();
+    if state.core.me() != me {
+        let (seen, own) = (state.core.seen(), held(store.marks()));
+        state.core = Core::new(me, shared.options.min_in_sync, seen, own);
+        state.desk.look = true;
+    }
+    state.store = Some(store);
+    drop(state);
+    shared.notify();
+}
+
+fn open_again(shared: &Shared, has_failed: bool) -> Option<(Arc<Store>, Member)> {
+    let mut locked_since = shared.now();
+    loop {
+        match try_open(shared, has_failed) {
+            Ok(opened) => return Some(opened),
+            Err(None) => {
+                if shared.now().saturating_sub(locked_since) > LOCKED_TELL {
+                    locked_since = shared.now();
+                    tracing::warn!("the store is still in use by requests that have not ended");
+                }
+                shared.pause(LOCKED_PAUSE).then_some(())?;
+            }
+            Err(Some(why)) => {
+                tracing::error!(why, "the store could not be opened; trying again");
+                shared.pause(FAILED_PAUSE).then_some(())?;
+            }
+        }
+    }
+}
+
+/// `Err(None)`: somebody still has it.
+fn try_open(shared: &Shared, has_failed: bool) -> Result<(Arc<Store>, Member), Option<String>> {
+    let store = Store::open(shared.env.clone(), shared.store_options()).map_err(|error| match error {
+        OpenError::Locked(_) => None,
+        other => Some(other.to_string()),
+    })?;
+    let incarnation = life::begin(&shared.env, store.identity(), store.flush_mode(), has_failed).map_err(|error| Some(error.to_string()))?;
+    Ok((store, Member { id: shared.options.id, store: incarnation }))
+}
+
+/// Orders a hand-over and waits for its end.
+pub(super) fn hand_over(shared: &Shared, to: Option<MemberId>, deadline: Duration) -> Result<MemberId, String> {
+    let until = shared.now() + deadline;
+    let (epoch, to) = {
+        let mut state = shared.lock();
+        let Some(set) = state.core.in_sync() else { return Err("this broker is not master; ask the one that is".to_owned()) };
+        let recorded = &set.recorded().state;
+        let others = recorded.in_sync.iter().filter(|member| member.id != shared.options.id && to.is_none_or(|to| member.id == to));
+        let Some(best) = others.max_by_key(|member| set.held(**member).map(|held| held.received)) else {
+            return Err(match to {
+                Some(to) => format!("member {to} is not in the in-sync set, only a member of it can be master; wait until it has caught up"),
+                None => "no other member is in the in-sync set; wait until one has caught up".to_owned(),
+            });
+        };
+        let (epoch, to) = (recorded.epoch, best.id);
+        state.commands.push_back(Command::HandOver(epoch, to, until));
+        (epoch, to)
+    };
+    shared.notify();
+    let slack = shared.options.timing.lease;
+    let ended = shared.wait(deadline + slack, |state| {
+        let is_under_way = state.commands.iter().any(|command| matches!(command, Command::HandOver(e, ..) if *e == epoch));
+        (!is_under_way).then(|| state.core.seen().epoch > epoch)
+    });
+    match ended.flatten() {
+        Some(true) => Ok(to),
+        Some(false) => Err(format!("member {to} did not become master in time; this broker goes on")),
+        None => Err("it is not known how the hand-over ended; ask again who is master".to_owned()),
+    }
+}
+
+/// Lets nothing new in, waits until the other one has everything, and lets the coordinator decide.
+fn give(shared: &Shared, epoch: Epoch, to: MemberId, until: Duration) {
+    let Some(store) = shared.lock().store.clone() else { return };
+    shared.end_to_serve();
+    shared.service.hand_over(epoch);
+    let end = store.marks().appended;
+    let pause = shared.options.timing.beat() / 10;
+    let mut is_asked = false;
+    while shared.leads(epoch) && shared.now() < until {
+        let mut state = shared.lock();
+        let set = state.core.in_sync();
+        let has_all = set.is_some_and(|set| set.effective().iter().any(|m| m.id == to && set.held(*m).is_some_and(|held| held.received >= end)));
+        let confirmed = if has_all && !is_asked {
+            is_asked = true;
+            shared.tell_locked(&mut state, Event::HandOver(to))
+        } else {
+            None
+        };
+        drop(state);
+        confirm(confirmed);
+        if !shared.pause(pause) {
+            return;
+        }
+    }
+    if shared.leads(epoch) {
+        // It may still go through later; then whatever comes until then waits for the other one too.
+        let mut open = None;
+        serve(shared, epoch, &store, &mut open);
+    }
+}
