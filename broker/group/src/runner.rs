@@ -139,6 +139,12 @@ impl Member {
         self.shared.status()
     }
 
+    /// Its store; `None` while it is opened again.
+    #[must_use]
+    pub fn store(&self) -> Option<Arc<Store>> {
+        self.shared.lock().store.clone()
+    }
+
     /// The epoch that it serves clients in as master, at this moment: to be asked again after whatever took time.
     #[must_use]
     pub fn serves(&self) -> Option<Epoch> {

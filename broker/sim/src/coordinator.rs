@@ -1,0 +1,159 @@
+//! A coordinator of the simulation: answers late, loses answers, is away for some, is set back to what it was.
+
+use parking_lot::Mutex;
+use sluice_env::{Rng, sim::SimRng, sim::threads};
+use sluice_group::coordinator::{Coordinator, CoordinatorError, Lease, Swapped};
+use sluice_replication::{GroupState, Version, Versioned};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+/// The one object, and what may go wrong with it. Clones are one coordinator.
+#[derive(Clone)]
+pub struct SimCoordinator {
+    shared: Arc<Mutex<Shared>>,
+    rng: Arc<SimRng>,
+}
+
+#[derive(Default)]
+struct Shared {
+    object: Option<Versioned>,
+    lease: Option<Lease>,
+    versions: u64,
+    /// Brokers that it does not answer.
+    away_for: BTreeSet<u32>,
+    /// Of a thousand requests, so many are carried out without an answer.
+    lost_answers: u64,
+    /// Every object that there was, for the checks of a run.
+    past: Vec<GroupState>,
+}
+
+impl SimCoordinator {
+    /// An empty one.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self { shared: Arc::default(), rng: Arc::new(SimRng::new(seed)) }
+    }
+
+    /// As that broker sees it.
+    #[must_use]
+    pub fn of(&self, broker: u32) -> Arc<dyn Coordinator> {
+        Arc::new(View { coordinator: self.clone(), broker })
+    }
+
+    /// Whether it answers that broker.
+    pub fn set_away(&self, broker: u32, is_away: bool) {
+        let mut shared = self.shared.lock();
+        if is_away {
+            shared.away_for.insert(broker);
+        } else {
+            shared.away_for.remove(&broker);
+        }
+    }
+
+    /// Of a thousand requests, so many are carried out and not answered from now on.
+    pub fn lose_answers(&self, of_thousand: u64) {
+        self.shared.lock().lost_answers = of_thousand;
+    }
+
+    /// Restores the object that it had so many changes ago. `None`: there are not so many.
+    pub fn set_back(&self, changes: usize) -> Option<GroupState> {
+        let mut shared = self.shared.lock();
+        let at = shared.past.len().checked_sub(changes + 1)?;
+        let state = shared.past[at].clone();
+        shared.store(state.clone());
+        Some(state)
+    }
+
+    /// The object as it is.
+    #[must_use]
+    pub fn state(&self) -> Option<GroupState> {
+        self.shared.lock().object.as_ref().map(|object| object.state.clone())
+    }
+
+    /// Every object that there was, oldest first.
+    #[must_use]
+    pub fn past(&self) -> Vec<GroupState> {
+        self.shared.lock().past.clone()
+    }
+}
+
+impl Shared {
+    fn store(&mut self, state: GroupState) -> Versioned {
+        self.versions += 1;
+        self.past.push(state.clone());
+        let now = Versioned { version: Version(self.versions.to_string()), state };
+        self.object = Some(now.clone());
+        now
+    }
+}
+
+struct View {
+    coordinator: SimCoordinator,
+    broker: u32,
+}
+
+impl View {
+    /// Carries a request out, as far as the broker reaches the coordinator, after a while; and the answer comes back, perhaps, after another one.
+    fn ask<T>(&self, timeout: Duration, what: impl FnOnce(&mut Shared) -> T) -> Result<T, CoordinatorError> {
+        self.travel();
+        if self.is_away() {
+            threads::sleep(timeout / 2);
+            return Err(self.away("it is cut off"));
+        }
+        let (answer, lost) = {
+            let mut shared = self.coordinator.shared.lock();
+            let lost = self.coordinator.rng.next_u64() % 1000 < shared.lost_answers;
+            (what(&mut shared), lost)
+        };
+        self.travel();
+        if lost || self.is_away() {
+            threads::sleep(timeout / 2);
+            return Err(self.away("its answer is lost"));
+        }
+        Ok(answer)
+    }
+
+    fn travel(&self) {
+        threads::sleep(Duration::from_micros(200 + self.coordinator.rng.next_u64() % 3000));
+    }
+
+    fn is_away(&self) -> bool {
+        self.coordinator.shared.lock().away_for.contains(&self.broker)
+    }
+
+    fn away(&self, why: &str) -> CoordinatorError {
+        CoordinatorError::Away { place: self.describe(), why: why.to_owned() }
+    }
+}
+
+impl Coordinator for View {
+    fn read(&self, timeout: Duration) -> Result<Option<Versioned>, CoordinatorError> {
+        self.ask(timeout, |shared| shared.object.clone())
+    }
+
+    fn swap(&self, from: Option<&Version>, to: &GroupState, timeout: Duration) -> Result<Swapped, CoordinatorError> {
+        self.ask(timeout, |shared| {
+            if shared.object.as_ref().map(|object| &object.version) == from {
+                Swapped::Done(shared.store(to.clone()))
+            } else {
+                Swapped::Other(shared.object.clone())
+            }
+        })
+    }
+
+    fn renew(&self, lease: Lease, timeout: Duration) -> Result<Option<Versioned>, CoordinatorError> {
+        self.ask(timeout, |shared| {
+            if shared.object.as_ref().is_some_and(|object| object.state.epoch == lease.epoch) {
+                shared.lease = Some(lease);
+            }
+            shared.object.clone()
+        })
+    }
+
+    fn lease(&self, timeout: Duration) -> Result<Option<Lease>, CoordinatorError> {
+        self.ask(timeout, |shared| shared.lease)
+    }
+
+    fn describe(&self) -> String {
+        "the simulation's coordinator".to_owned()
+    }
+}

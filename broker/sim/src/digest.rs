@@ -1,0 +1,65 @@
+//! What the brokers' logs and indexes are at the end of a run.
+
+use crate::{history::node, run::World};
+use sluice_env::sim::threads::Halt;
+use sluice_history::{Digest, What};
+use sluice_protocol::record::{self, Prefix, RecordView};
+use sluice_store::Store;
+use sluice_types::CommitLogOffset;
+use std::{collections::BTreeMap, sync::Arc};
+
+/// Writes down each broker's.
+pub(crate) fn write(world: &World<'_>) -> Result<(), Halt> {
+    for index in 0..world.brokers.len() {
+        let Some(store) = world.node(index).and_then(|node| node.member()).and_then(|member| member.store()) else { continue };
+        let id = index as u32 + 1;
+        let digest = world.sim.block_on(&world.brokers[index], "digest", move || digest(id, &store))?;
+        world.history.note(What::Digest(digest));
+    }
+    Ok(())
+}
+
+fn digest(id: u32, store: &Arc<Store>) -> Digest {
+    let marks = store.marks();
+    let to = marks.confirmed.min(marks.appended);
+    let (mut at, mut log, mut ends) = (marks.min, crc32fast::Hasher::new(), BTreeMap::new());
+    while at < to {
+        let Ok(bytes) = store.range(at, 1 << 20) else { break };
+        let take = bytes.len().min((to.0 - at.0) as usize);
+        log.update(&bytes[..take]);
+        count(&bytes[..take], &mut ends);
+        at = at.plus(take as u64);
+    }
+    let rebuilt = hash(&ends);
+    let stored = ends.keys().map(|(topic, queue)| {
+        let bounds = store.queues_of(topic).iter().find(|found| found.id().0 == *queue as u32).map(|found| store.bounds(found).max.0);
+        ((topic.clone(), *queue), bounds.unwrap_or_default())
+    });
+    let stored = hash(&stored.collect());
+    Digest { node: node(id), from: CommitLogOffset(0), to: at, log: log.finalize().into(), index_stored: stored, index_rebuilt: rebuilt }
+}
+
+fn count(mut bytes: &[u8], ends: &mut BTreeMap<(String, i32), u64>) {
+    while bytes.len() >= record::PREFIX_BYTES {
+        match record::prefix(bytes) {
+            Prefix::Record(size) if size <= bytes.len() => {
+                if let Ok(view) = RecordView::checked(&bytes[..size])
+                    && view.topic() != "@meta"
+                {
+                    ends.insert((view.topic().to_owned(), view.queue_id()), view.queue_offset() + 1);
+                }
+                bytes = &bytes[size..];
+            }
+            Prefix::Blank(size) if size <= bytes.len() => bytes = &bytes[size..],
+            _ => return,
+        }
+    }
+}
+
+fn hash(ends: &BTreeMap<(String, i32), u64>) -> u64 {
+    let mut hasher = crc32fast::Hasher::new();
+    for ((topic, queue), end) in ends {
+        hasher.update(format!("{topic} {queue} {end}\n").as_bytes());
+    }
+    hasher.finalize().into()
+}

@@ -1,0 +1,55 @@
+//! What a run writes down for its judge.
+
+use parking_lot::Mutex;
+use sluice_env::Clock;
+use sluice_history::{By, Event, Node, NodeEvent, What};
+use std::sync::Arc;
+
+/// The lines of a run. Clones are one history.
+#[derive(Clone)]
+pub struct History {
+    lines: Arc<Mutex<Vec<Event>>>,
+    clock: Arc<dyn Clock>,
+}
+
+impl History {
+    /// An empty one; `clock` is any machine's: their monotonic time is one.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { lines: Arc::default(), clock }
+    }
+
+    /// Now, as the history has it.
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        u64::try_from(self.clock.monotonic().0.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Something that was asked for at `invoke` and is over now.
+    pub fn op(&self, invoke: u64, process: u32, by: Option<By>, what: What) {
+        let done = self.now();
+        self.lines.lock().push(Event { invoke, done, process, by, what });
+    }
+
+    /// Something that takes no time.
+    pub fn note(&self, what: What) {
+        self.op(self.now(), 0, None, what);
+    }
+
+    /// What a node did or suffered.
+    pub fn node(&self, id: u32, event: NodeEvent) {
+        self.note(What::Node { node: node(id), event });
+    }
+
+    /// Takes out what was written down.
+    #[must_use]
+    pub fn take(&self) -> Vec<Event> {
+        std::mem::take(&mut *self.lines.lock())
+    }
+}
+
+/// A broker as histories call it: there is one group.
+#[must_use]
+pub fn node(id: u32) -> Node {
+    Node { shard: 0, id }
+}

@@ -1,0 +1,168 @@
+//! One run: brokers, clients and a coordinator for some minutes of virtual time, faults one after another; then all is well again, everything is read, and judged.
+
+use crate::{
+    client::Client,
+    coordinator::SimCoordinator,
+    digest,
+    faults::{Fault, Plan},
+    history::History,
+    load::{self, Phase},
+    node::{Node, Settings, name},
+};
+use sluice_env::sim::threads::{Halt, Machine, Sim, Timing as SimTiming};
+use sluice_history::{Checker, Config, Mode, Report, What};
+use sluice_replication::Timing;
+use sluice_store::FlushMode;
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+/// How a run is.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Decides everything.
+    pub seed: u64,
+    /// Virtual time with faults.
+    pub minutes: u64,
+    /// The faults; by the seed if there are none.
+    pub faults: Option<Vec<Fault>>,
+}
+
+/// How a run went.
+pub struct Outcome {
+    /// What the judge found.
+    pub report: Report,
+    /// A hash of everything that happened.
+    pub trace: u64,
+    /// Virtual time.
+    pub time: Duration,
+    /// Faults.
+    pub faults: usize,
+    /// Epochs.
+    pub epochs: u64,
+}
+
+/// The topic of ordinary messages and the group that reads it.
+const TOPIC: &str = "orders";
+const GROUP: &str = "readers";
+/// How long the end of a run may take.
+const END: Duration = Duration::from_secs(300);
+
+/// Runs.
+pub fn run(options: &Options) -> Result<Outcome, String> {
+    let sim = Sim::with_timing(options.seed, SimTiming::default());
+    let settings = settings(options.seed);
+    let world = World::new(&sim, settings, options.seed);
+    world.go(options).map_err(|halt| format!("seed {}: {halt}", options.seed))
+}
+
+/// What a seed decides of the brokers.
+fn settings(seed: u64) -> Settings {
+    let flush = if seed.is_multiple_of(3) { FlushMode::Async { interval: Duration::from_millis(500) } } else { FlushMode::Sync };
+    Settings { members: 3, min_in_sync: 1, flush, timing: Timing { flapping: Duration::ZERO, ..Timing::new(Duration::from_secs(5)) }, queues: 4 }
+}
+
+/// The machines of a run and what runs on them.
+pub struct World<'a> {
+    pub(crate) sim: &'a Sim,
+    pub(crate) seed: u64,
+    pub(crate) brokers: Vec<Machine>,
+    pub(crate) clients: Machine,
+    pub(crate) coordinator: SimCoordinator,
+    pub(crate) history: History,
+    pub(crate) settings: Settings,
+    nodes: parking_lot::Mutex<Vec<Option<Arc<Node>>>>,
+}
+
+impl<'a> World<'a> {
+    fn new(sim: &'a Sim, settings: Settings, seed: u64) -> Self {
+        let brokers: Vec<Machine> = (1..=settings.members).map(|id| sim.machine(&name(id))).collect();
+        let clients = sim.machine("clients");
+        let history = History::new(clients.env().clock);
+        let nodes = parking_lot::Mutex::new(vec![None; brokers.len()]);
+        Self { sim, seed, brokers, clients, coordinator: SimCoordinator::new(seed), history, settings, nodes }
+    }
+
+    /// Lets virtual time pass.
+    pub(crate) fn pass(&self, time: Duration) -> Result<(), Halt> {
+        self.sim.run_for(time)
+    }
+
+    /// Starts a broker's process; the one of before is dead or was never there.
+    pub(crate) fn start(&self, index: usize) {
+        let id = index as u32 + 1;
+        let node = Node::start(&self.brokers[index], id, &self.settings, &self.coordinator, &self.history);
+        self.nodes.lock()[index] = Some(node);
+    }
+
+    pub(crate) fn node(&self, index: usize) -> Option<Arc<Node>> {
+        self.nodes.lock()[index].clone()
+    }
+
+    pub(crate) fn forget(&self, index: usize) {
+        self.nodes.lock()[index] = None;
+    }
+
+    /// The broker that the coordinator has as master.
+    pub(crate) fn master(&self) -> Option<usize> {
+        self.coordinator.state().map(|state| state.master.0 as usize - 1)
+    }
+
+    fn go(&self, options: &Options) -> Result<Outcome, Halt> {
+        self.history.note(What::Configure(config(&self.settings)));
+        (0..self.brokers.len()).for_each(|index| self.start(index));
+        self.pass(Duration::from_secs(8))?;
+        let phase = Arc::<Phase>::default();
+        self.start_clients(&phase);
+        self.pass(Duration::from_secs(5))?;
+        let plan = Plan::new(self.seed, options.faults.clone());
+        let faults = plan.carry_out(self, Duration::from_secs(options.minutes * 60))?;
+        self.history.note(What::Heal);
+        self.pass(Duration::from_secs(30))?;
+        phase.is_over.store(true, Ordering::SeqCst);
+        self.pass(Duration::from_secs(10))?;
+        phase.drains.store(true, Ordering::SeqCst);
+        self.sim.run_until(END, || phase.at_work.load(Ordering::SeqCst) == 0)?;
+        self.history.note(load::drained(GROUP, TOPIC));
+        digest::write(self)?;
+        let mut checker = Checker::default();
+        let mut events = self.history.take();
+        events.sort_by_key(|event| event.done);
+        if let Ok(path) = std::env::var("SLUICE_SIM_HISTORY") {
+            let mut file = std::fs::File::create(path).unwrap_or_else(|error| panic!("the history's file: {error}"));
+            events.iter().for_each(|event| drop(sluice_history::write(&mut file, event)));
+        }
+        for event in &events {
+            if let Err(error) = checker.push(event) {
+                return Err(Halt::Panicked(format!("the history can't be judged: {error}")));
+            }
+        }
+        let epochs = self.coordinator.state().map_or(0, |state| state.epoch.0);
+        Ok(Outcome { report: checker.finish(), trace: self.sim.trace(), time: self.sim.now(), faults, epochs })
+    }
+
+    fn start_clients(&self, phase: &Arc<Phase>) {
+        let (env, members, queues) = (self.clients.env(), self.settings.members, self.settings.queues);
+        self.history.note(load::started(GROUP, TOPIC));
+        let mut process = 0;
+        let mut client = || {
+            process += 1;
+            phase.at_work.fetch_add(1, Ordering::SeqCst);
+            Client::new(env.clone(), process, members, &self.history)
+        };
+        for _ in 0..2 {
+            let (client, phase) = (client(), phase.clone());
+            self.clients.spawn("producer", move || load::produce(client, TOPIC, queues, Duration::from_millis(200), &phase));
+        }
+        for id in 0..queues {
+            let (client, phase) = (client(), phase.clone());
+            self.clients.spawn("consumer", move || load::consume(client, GROUP, TOPIC, id, &phase));
+        }
+    }
+}
+
+fn config(settings: &Settings) -> Config {
+    let flush = if settings.flush == FlushMode::Sync { Mode::Sync } else { Mode::Async };
+    Config { flush, replication: Mode::Sync, write_within: 30_000_000_000, ..Config::default() }
+}
