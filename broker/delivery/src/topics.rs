@@ -178,7 +178,12 @@ impl TopicState {
 
     /// The queue with that number, if the topic has one.
     pub(crate) fn queue(&self, store: &Store, id: u32) -> Option<&QueueRef> {
-        self.queues.get(id as usize).map(|slot| slot.get_or_init(|| store.queue(&self.config.name, QueueId(id))))
+        let slot = self.queues.get(id as usize)?;
+        if slot.get().is_none() {
+            // Not within the cell's own lock: this may wait. Whoever comes first, it is the same queue.
+            let _ = slot.set(store.queue(&self.config.name, QueueId(id)));
+        }
+        slot.get()
     }
 
     /// The broker's choice of a queue to write: each in turn.
