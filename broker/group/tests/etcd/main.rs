@@ -65,7 +65,8 @@ fn of_two_swaps_that_rest_on_one_version_one_succeeds() {
     let second = done(two.swap(Some(&made.version), &elect(&made, 1), SOON));
     assert_eq!(second.state.epoch, Epoch(2));
     assert_eq!(one.swap(Some(&made.version), &elect(&made, 2), SOON), Ok(Swapped::Other(Some(second.clone()))));
-    for alien in ["", "7", "seven {}", "99999999999999999999 {}"] {
+    // No versions at all, and the right text at another revision.
+    for alien in ["", "7", "seven {}", "99999999999999999999 {}", &format!("1{}", second.version.0)] {
         assert_eq!(one.swap(Some(&Version(alien.into())), &elect(&made, 2), SOON), Ok(Swapped::Other(Some(second.clone()))), "{alien}");
     }
     assert_eq!(one.read(SOON), Ok(Some(second)));
@@ -193,7 +194,7 @@ fn members_that_are_dead_or_hang_are_passed_over_within_the_deadline() {
     let hangs = TcpListener::bind("127.0.0.1:0").expect("a port");
     let hangs = hangs.local_addr().expect("bound").port();
     let coordinator = coordinator(&[free_port(), hangs, etcd.port], "c", "g");
-    // It is told from the connection that it failed where nobody listens, so even a swap goes on to the next one.
+    // Where nobody listens nothing was sent, so even a swap goes on to the next one; and ends where it may have been taken.
     assert_away(|| coordinator.swap(None, &first(), SHORT));
     assert_eq!(coordinator.read(SHORT), Ok(None));
     made(&coordinator);
@@ -248,6 +249,20 @@ fn what_can_not_be_read_is_damaged_and_never_taken_for_none() {
     let repaired = coordinator.read(SOON).expect("it answers").expect("it is there");
     assert_eq!(repaired.state, made.state);
     done(coordinator.swap(Some(&repaired.version), &touch(&repaired), SOON));
+}
+
+#[test]
+fn an_answer_that_lacks_what_it_has_to_have_is_away_and_never_taken_for_none() {
+    let coordinator = coordinator(&[server::that_answers_nothing()], "c", "g");
+    let lease = Lease { epoch: Epoch(1), master: MemberId(0), renewal: 1 };
+    let answers = [
+        coordinator.read(SOON).map(drop),
+        coordinator.swap(None, &first(), SOON).map(drop),
+        coordinator.renew(lease, SOON).map(drop),
+        coordinator.lease(SOON).map(drop),
+    ];
+    let lacks = |error: &CoordinatorError| matches!(error, CoordinatorError::Away { why, .. } if why.starts_with("its answer"));
+    assert!(answers.iter().all(|answer| answer.as_ref().is_err_and(lacks)), "{answers:?}");
 }
 
 #[test]

@@ -240,3 +240,49 @@ fn pass(mut from: &TcpStream, mut to: &TcpStream, loses: &AtomicU8, lossy: Loses
     }
     let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
 }
+
+/// The port of a server whose every answer is an empty message, in HTTP/2 as gRPC has it.
+pub(crate) fn that_answers_nothing() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            thread::spawn(move || answer_nothing(&client));
+        }
+    });
+    port
+}
+
+fn answer_nothing(client: &TcpStream) {
+    const PREFACE: usize = 24;
+    const DATA: u8 = 0;
+    const HEADERS: u8 = 1;
+    const SETTINGS: u8 = 4;
+    const END_STREAM: u8 = 1;
+    const END_HEADERS: u8 = 4;
+    let (mut from, mut to) = (client, client);
+    let mut frame = |kind: u8, flags: u8, stream: [u8; 4], body: &[u8]| {
+        let mut bytes = vec![0, 0, u8::try_from(body.len()).expect("short"), kind, flags];
+        bytes.extend(stream);
+        bytes.extend(body);
+        let _ = to.write_all(&bytes);
+    };
+    if from.read_exact(&mut [0; PREFACE]).is_err() {
+        return;
+    }
+    frame(SETTINGS, 0, [0; 4], b"");
+    let mut head = [0; 9];
+    while from.read_exact(&mut head).is_ok() {
+        let mut body = vec![0; usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2])];
+        if from.read_exact(&mut body).is_err() {
+            return;
+        }
+        let stream = [head[5], head[6], head[7], head[8]];
+        if head[3] == DATA && head[4] & END_STREAM != 0 {
+            // Status 200; no compression, length 0; grpc-status 0.
+            frame(HEADERS, END_HEADERS, stream, b"\x88");
+            frame(DATA, 0, stream, &[0; 5]);
+            frame(HEADERS, END_HEADERS | END_STREAM, stream, b"\x00\x0bgrpc-status\x010");
+        }
+    }
+}

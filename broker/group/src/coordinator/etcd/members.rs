@@ -3,10 +3,10 @@
 use http::uri::PathAndQuery;
 use prost::Message;
 use sluice_env::sync::Mutex;
-use std::{error::Error, fmt::Write};
+use std::{error::Error, iter};
 use tokio::time::{Instant, timeout_at};
 use tonic::{
-    Request, Status,
+    Request, Response,
     client::Grpc,
     metadata::MetadataValue,
     transport::{Channel, Endpoint},
@@ -74,7 +74,7 @@ impl Members {
         &self.endpoints[turn % self.endpoints.len()]
     }
 
-    async fn connect(&self, turn: usize) -> Result<Channel, tonic::transport::Error> {
+    async fn connect(&self, turn: usize) -> Result<Channel, String> {
         let open = {
             let used = self.used.lock();
             used.channel.clone().filter(|_| used.turn == turn)
@@ -82,7 +82,7 @@ impl Members {
         if let Some(channel) = open {
             return Ok(channel);
         }
-        let channel = self.member(turn).connect().await?;
+        let channel = self.member(turn).connect().await.map_err(|error| causes(&error))?;
         let mut used = self.used.lock();
         if used.turn == turn {
             used.channel = Some(channel.clone());
@@ -96,11 +96,11 @@ impl Members {
         if used.turn == turn {
             *used = Used { turn: turn + 1, channel: None };
         }
-        self.member(turn).uri().to_string()
+        self.member(turn).uri().to_string().trim_end_matches('/').to_owned()
     }
 }
 
-async fn send<Q, A>(channel: Channel, method: &'static str, request: Q) -> Result<A, Status>
+async fn send<Q, A>(channel: Channel, method: &'static str, request: Q) -> Result<A, String>
 where
     Q: Message + Clone + 'static,
     A: Message + Default + 'static,
@@ -109,24 +109,19 @@ where
     // A member that knows of no leader says so at once in place of waiting for one.
     request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
     let mut client = Grpc::new(channel);
-    client.ready().await.map_err(|error| Status::from_error(error.into()))?;
-    let answer = client.unary(request, PathAndQuery::from_static(method), ProstCodec::default()).await?;
-    Ok(answer.into_inner())
+    client.ready().await.map_err(|error| causes(&error))?;
+    let answer = client.unary(request, PathAndQuery::from_static(method), ProstCodec::default()).await;
+    // Either etcd has refused it, in words, or there was no answer, for a cause.
+    answer.map(Response::into_inner).map_err(|status| status.source().map_or_else(|| status.message().to_owned(), causes))
 }
 
-async fn by<T, E: Error>(until: Instant, done: impl Future<Output = Result<T, E>>) -> Result<T, String> {
-    match timeout_at(until, done).await {
-        Ok(done) => done.map_err(|error| with_causes(&error)),
-        Err(_) => Err("no answer in time".to_owned()),
-    }
+async fn by<T>(until: Instant, done: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    timeout_at(until, done).await.unwrap_or_else(|_| Err("no answer in time".to_owned()))
 }
 
-fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let _ = write!(text, ": {error}");
-        cause = error.source();
-    }
-    text
+/// In words, each once.
+fn causes(error: &(dyn Error + 'static)) -> String {
+    let mut words: Vec<_> = iter::successors(Some(error), |&error| error.source()).map(ToString::to_string).collect();
+    words.dedup();
+    words.join(": ")
 }
