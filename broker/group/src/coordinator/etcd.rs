@@ -156,7 +156,8 @@ fn endpoint(text: &str) -> Result<Endpoint, BadEndpoints> {
         Some("https") => return Err(wrong("TLS is not spoken")),
         _ => return Err(wrong("it does not begin with http://")),
     }
-    if uri.port().is_none() || uri.path() != "/" || uri.query().is_some() {
+    let named = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
+    if named || uri.port().is_none() || uri.path() != "/" || uri.query().is_some() {
         return Err(wrong("it is not a host and a port"));
     }
     Ok(endpoint)
@@ -243,8 +244,9 @@ mod tests {
             ("http://10.0.0.1:2379/v3", "a port"),
             ("ftp://10.0.0.1:2379", "http://"),
             ("unix:/run/etcd", "http://"),
-            ("http://", "format"),
-            ("", "format"),
+            ("http://", "URI"),
+            ("http://name:word@10.0.0.1:2379", "a port"),
+            ("", "URI"),
         ] {
             let error = endpoint(text).map(|_| ()).unwrap_err().to_string();
             assert!(error.contains(why) && error.contains("write it like"), "{text}: {error}");

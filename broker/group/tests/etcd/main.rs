@@ -193,11 +193,13 @@ fn members_that_are_dead_or_hang_are_passed_over_within_the_deadline() {
     let Some(etcd) = Etcd::start() else { return };
     let hangs = TcpListener::bind("127.0.0.1:0").expect("a port");
     let hangs = hangs.local_addr().expect("bound").port();
-    let coordinator = coordinator(&[free_port(), hangs, etcd.port], "c", "g");
-    // Where nobody listens nothing was sent, so even a swap goes on to the next one; and ends where it may have been taken.
-    assert_away(|| coordinator.swap(None, &first(), SHORT));
-    assert_eq!(coordinator.read(SHORT), Ok(None));
-    made(&coordinator);
+    let passes_over = coordinator(&[free_port(), hangs, etcd.port], "c", "g");
+    assert_eq!(passes_over.read(SHORT), Ok(None));
+    // Where nobody listens nothing was sent, so even a swap goes on to the next one; it ends where it may have been taken.
+    let made = made(&coordinator(&[free_port(), etcd.port], "c", "g"));
+    let gives_up = coordinator(&[free_port(), hangs, etcd.port], "c", "g");
+    assert_away(|| gives_up.swap(Some(&made.version), &touch(&made), SHORT));
+    assert_eq!(gives_up.read(SHORT), Ok(Some(made)));
 }
 
 #[test]

@@ -42,7 +42,7 @@ fn program() -> Option<PathBuf> {
     if found.is_none() {
         let ci = std::env::var("CI").is_ok_and(|value| value == "true" || value == "1");
         assert!(!ci, "etcd is missing: install the package etcd-server");
-        println!("skipped: etcd is missing (package etcd-server)");
+        eprintln!("skipped: etcd is missing (package etcd-server)");
     }
     found
 }
