@@ -1,7 +1,11 @@
 //! Where a group's one object is kept: who is master in which epoch, and who must hold a record before it is confirmed.
 
+#[cfg(feature = "etcd")]
+mod etcd;
 mod file;
 
+#[cfg(feature = "etcd")]
+pub use etcd::{BadEndpoints, EtcdCoordinator};
 pub use file::FileCoordinator;
 
 use serde::{Deserialize, Serialize};
@@ -9,13 +13,15 @@ use sluice_replication::{Epoch, GroupState, MemberId, Version, Versioned};
 use std::time::Duration;
 
 /// Keeps the object of one group. What it must do: a swap that has succeeded is never undone, and of two swaps that rest on one version one succeeds at most.
+/// No two objects have one version, though the coordinator be set back to an older copy and count on from there.
 pub trait Coordinator: Send + Sync {
     /// The object; `None`: there is none yet.
     fn read(&self, timeout: Duration) -> Result<Option<Versioned>, CoordinatorError>;
 
     /// Replaces the object if it is still that version (`None`: if there is none).
     ///
-    /// After an error it is not known whether it was replaced, nor whether it still will be.
+    /// After an error it is not known whether it was replaced, nor whether it still will be. No implementation repeats a request on its own; but what lies between may, and
+    /// then the answer is `Other` though the first one went through. So the object that comes with it decides, not the word, as in `sluice_replication::Event::Read`.
     fn swap(&self, from: Option<&Version>, to: &GroupState, timeout: Duration) -> Result<Swapped, CoordinatorError>;
 
     /// Says that the master of the lease's epoch lives, and reads the object. Where the object is of another epoch, nothing is written.

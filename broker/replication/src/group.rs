@@ -143,7 +143,7 @@ impl Seen {
     }
 }
 
-/// What a coordinator compares when it swaps; its own words (an etcd revision, a Kubernetes resourceVersion).
+/// What a coordinator compares when it swaps; its own words (an etcd revision with the object's text, a Kubernetes resourceVersion).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(pub String);
 
