@@ -136,3 +136,31 @@ impl<T> Drop for Caller<T> {
         self.stop.moved.notify_all();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_ends_with_an_answer_without_one_when_its_time_is_over_and_when_all_is_abandoned() {
+        let stop: Arc<Stop> = Arc::default();
+        let forever = Some(Duration::from_secs(20));
+        assert_eq!(stop.answer_of(|done| done(7), forever), Some(7));
+        assert_eq!(stop.answer_of::<u8>(drop, forever), None);
+        let mut kept = None;
+        assert_eq!(stop.answer_of::<u8>(|done| kept = Some(done), Some(Duration::from_millis(1))), None);
+        stop.request(Phase::Abandoned);
+        assert_eq!(stop.answer_of::<u8>(|done| kept = Some(done), forever), None);
+    }
+
+    #[test]
+    fn the_end_goes_only_forward_and_lets_nobody_in() {
+        let stop: Arc<Stop> = Arc::default();
+        assert!(stop.enter().is_some());
+        stop.request(Phase::Abandoned);
+        stop.request(Phase::Closes);
+        assert_eq!(stop.phase(), Phase::Abandoned);
+        assert!(stop.enter().is_none() && !stop.pause(Duration::from_secs(20)));
+        stop.wait_until_left();
+    }
+}

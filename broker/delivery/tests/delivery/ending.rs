@@ -162,7 +162,10 @@ fn waiting_broker(spawn: SpawnWork, answered: impl FnOnce() + Send + 'static) ->
     bench.send(message("orders", "one")).expect("stored");
     bench.delivery.pull(held("orders", 1), Box::new(move |_| answered()));
     bench.send(SendRequest { properties: "WAIT\u{1}false\u{2}", ..message("orders", "two") }).expect("appended");
-    bench.clock.advance(Duration::from_millis(50));
+    bench.until("the log's thread has flushed and shown it", || {
+        bench.clock.advance(Duration::from_millis(20));
+        bench.delivery.held_pulls() == 0
+    });
     bench
 }
 
@@ -209,5 +212,26 @@ fn the_end_waits_for_work_that_is_under_way() {
     let bench = waiting_broker(Arc::new(|work| drop(std::thread::spawn(work))), slow);
     begins.recv_timeout(PATIENCE).expect("woken");
     bench.delivery.abandon();
+    open_again(bench);
+}
+
+#[test]
+fn a_close_that_has_written_nothing_yet_writes_nothing_once_the_broker_is_abandoned() {
+    let (begun, begins) = mpsc::channel();
+    let slow = move || {
+        begun.send(()).expect("awaited");
+        std::thread::sleep(LINGER);
+    };
+    let bench = waiting_broker(Arc::new(|work| drop(std::thread::spawn(work))), slow);
+    begins.recv_timeout(PATIENCE).expect("woken");
+    bench.send(half("money")).expect("stored");
+    bench.delivery.commit_offset(&group("readers"), &topic("orders"), 0, 1).expect("taken");
+    let written = bench.store.status().appended;
+    std::thread::scope(|scope| {
+        scope.spawn(|| bench.delivery.close());
+        bench.until("it has begun", || bench.pull(held("orders", 2)).is_err());
+        bench.delivery.abandon();
+    });
+    assert_eq!(bench.store.status().appended, written);
     open_again(bench);
 }
