@@ -4,7 +4,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use sluice_delivery::{
     CheckSent, ClientInfo, ClientPush, ConnectionId, ConsumeFromWhere, ConsumeType, ConsumerHeartbeat, Delivery, DeliveryOptions, EndError, EndTransaction,
-    MessageModel, PullReply, PullRequest, SendError, SendReceipt, SendRequest, Subscription, TransactionCheck, Verdict,
+    MessageModel, PullReply, PullRequest, SendError, SendReceipt, SendRequest, SpawnWork, Subscription, TransactionCheck, Verdict,
 };
 use sluice_env::{
     Env,
@@ -12,7 +12,7 @@ use sluice_env::{
 };
 use sluice_protocol::{Language, record::RecordView};
 use sluice_store::{FlushMode, Store, StoreOptions};
-use sluice_types::{Group, Topic};
+use sluice_types::{Group, QueueId, Topic};
 use std::{
     net::SocketAddr,
     sync::{Arc, mpsc},
@@ -91,11 +91,22 @@ impl Bench {
 
     /// A broker in a world that is not all simulated.
     pub(crate) fn open_env(env: Env, disk: SimDisk, clock: SimClock, store: StoreOptions, change: impl FnOnce(&mut DeliveryOptions)) -> Self {
+        Self::open_spawning(env, disk, clock, store, change, Arc::new(|work| drop(std::thread::spawn(work))))
+    }
+
+    /// A broker whose work for other threads is done in that way.
+    pub(crate) fn open_spawning(
+        env: Env,
+        disk: SimDisk,
+        clock: SimClock,
+        store: StoreOptions,
+        change: impl FnOnce(&mut DeliveryOptions),
+        spawn: SpawnWork,
+    ) -> Self {
         let store = Store::open(env.clone(), store).expect("opens");
         let push = Arc::new(Pushes::default());
         let mut options = DeliveryOptions::new(host());
         change(&mut options);
-        let spawn: sluice_delivery::SpawnWork = Arc::new(|work| drop(std::thread::spawn(work)));
         let delivery = Delivery::open(store.clone(), env, options, push.clone(), spawn).expect("opens");
         Self { disk, clock, store, delivery, push }
     }
@@ -131,6 +142,22 @@ impl Bench {
         let (sender, receiver) = mpsc::channel();
         self.delivery.end_transaction(request, Box::new(move |result| sender.send(result).expect("somebody waits")));
         receiver.recv_timeout(PATIENCE).expect("the end of a transaction is answered")
+    }
+
+    /// Asks for locks of queues of `orders` for a member of `readers`.
+    pub(crate) fn lock_later(&self, client_id: &str, queues: &[u32]) -> mpsc::Receiver<Vec<u32>> {
+        let (sender, receiver) = mpsc::channel();
+        let done = move |held: Vec<(Topic, QueueId)>| drop(sender.send(held.into_iter().map(|(_, queue)| queue.0).collect()));
+        self.delivery.locks().lock(&group("readers"), client_id, &orders(queues), Box::new(done));
+        receiver
+    }
+
+    pub(crate) fn lock(&self, client_id: &str, queues: &[u32]) -> Vec<u32> {
+        self.lock_later(client_id, queues).recv_timeout(PATIENCE).expect("a lock is answered")
+    }
+
+    pub(crate) fn unlock(&self, client_id: &str, queues: &[u32]) {
+        self.delivery.locks().unlock(&group("readers"), client_id, &orders(queues));
     }
 
     pub(crate) fn pull_later(&self, request: PullRequest) -> mpsc::Receiver<PullReply> {
@@ -173,6 +200,10 @@ impl Bench {
             ConsumerHeartbeat { group: group(group_name), consume_type: ConsumeType::Passively, model: MessageModel::Clustering, from_where, subscriptions };
         self.delivery.heartbeat(client, &[], vec![beat]);
     }
+}
+
+pub(crate) fn orders(queues: &[u32]) -> Vec<(Topic, QueueId)> {
+    queues.iter().map(|queue| (topic("orders"), QueueId(*queue))).collect()
 }
 
 pub(crate) fn client(id: &str, connection: u64) -> ClientInfo {

@@ -4,7 +4,9 @@
 mod bench;
 mod crashing;
 mod delayed;
+mod ending;
 mod groups;
+mod locks;
 mod pulling;
 mod resetting;
 mod sending;
