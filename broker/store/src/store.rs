@@ -14,12 +14,12 @@ use crate::{
 };
 use sluice_env::{
     Env, JoinHandle,
-    sync::{Mutex, ThreadFlag, oneshot},
+    sync::{Mutex, RwLock, ThreadFlag, oneshot},
 };
 use sluice_types::{CommitLogOffset, QueueId, QueueOffset, Topic};
 use std::{
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -124,7 +124,7 @@ pub(crate) struct Shared {
     /// Retention leaves what lies at or above it; all ones: nothing is held.
     pub(crate) held_from: AtomicU64,
     last_recovered: Option<CommitLogOffset>,
-    hooks: OnceLock<Hooks>,
+    hooks: RwLock<Option<Arc<Hooks>>>,
     /// The directory's lock, held as long as anything of the store lives.
     _lock: Box<dyn Send + Sync>,
 }
@@ -167,7 +167,7 @@ impl Store {
             progress: Progress::default(),
             held_from: AtomicU64::new(u64::MAX),
             last_recovered: recovered.last_record.map(CommitLogOffset),
-            hooks: OnceLock::new(),
+            hooks: RwLock::default(),
             _lock: recovered.lock,
         });
         let store = Self { shared, identity: recovered.identity, threads: Mutex::default() };
@@ -215,12 +215,14 @@ impl Store {
         self.shared.held_from.store(from.map_or(u64::MAX, |offset| offset.0), Ordering::SeqCst);
     }
 
-    /// Sets what the store calls. Once, before traffic.
-    ///
-    /// # Panics
-    /// When they are set already.
+    /// Sets what the store calls from now on, in place of what it has called so far. A call that has begun goes on to its end.
     pub fn set_hooks(&self, hooks: Hooks) {
-        assert!(self.shared.hooks.set(hooks).is_ok(), "the store's hooks are set once");
+        self.shared.replace_hooks(Some(Arc::new(hooks)));
+    }
+
+    /// From now on the store calls nothing. A call that has begun goes on to its end.
+    pub fn clear_hooks(&self) {
+        self.shared.replace_hooks(None);
     }
 
     /// A topic's queue, made when it is missing. Keep it: looking it up costs more than using it.
@@ -354,14 +356,25 @@ impl Drop for Store {
 }
 
 impl Shared {
+    /// What is called now. The lock is let go before the call, which may come back to the store.
+    fn hooks(&self) -> Option<Arc<Hooks>> {
+        self.hooks.read().clone()
+    }
+
+    fn replace_hooks(&self, hooks: Option<Arc<Hooks>>) {
+        let before = std::mem::replace(&mut *self.hooks.write(), hooks);
+        // What they hold may be the last of something large: not under the lock.
+        drop(before);
+    }
+
     pub(crate) fn turn_end(&self) {
-        if let Some(hooks) = self.hooks.get() {
+        if let Some(hooks) = self.hooks() {
             (hooks.turn_end)();
         }
     }
 
     pub(crate) fn arrived(&self, queue: &QueueRef) {
-        if let Some(hooks) = self.hooks.get() {
+        if let Some(hooks) = self.hooks() {
             (hooks.arrived)(queue);
         }
     }

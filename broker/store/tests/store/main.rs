@@ -5,6 +5,7 @@
 mod damage;
 mod faults;
 mod flips;
+mod hooks;
 mod megabyte;
 mod others;
 mod recovery;
