@@ -2,7 +2,7 @@
 
 use crate::{
     AppendError, Batch, Done, FlushMode, Hooks, Latency, MetaChange, MetaTable, Placed, Wait,
-    checkpoint::{Checkpoint, Meta},
+    checkpoint::{Checkpoint, Loaded, Meta},
     commit_log::CommitLog,
     flush_mark::FlushMark,
     follow::Progress,
@@ -120,6 +120,8 @@ pub(crate) struct Shared {
     pub(crate) meta: Mutex<Meta>,
     pub(crate) disk_full: Mutex<Option<String>>,
     pub(crate) maintenance: Maintenance,
+    /// One checkpoint at a time: each gives files their names, and lets go of what the one before has needed.
+    checkpointing: Mutex<()>,
     pub(crate) progress: Progress,
     /// Retention leaves what lies at or above it; all ones: nothing is held.
     pub(crate) held_from: AtomicU64,
@@ -164,6 +166,7 @@ impl Store {
             meta: Mutex::new(recovered.meta),
             disk_full: Mutex::new(None),
             maintenance: Maintenance::new(recovered.checkpointed),
+            checkpointing: Mutex::default(),
             progress: Progress::default(),
             held_from: AtomicU64::new(u64::MAX),
             last_recovered: recovered.last_record.map(CommitLogOffset),
@@ -415,6 +418,7 @@ impl Shared {
 
     /// Everything below the tail as a checkpoint. The writer stands still only while the state is copied.
     pub(crate) fn checkpoint(&self) -> std::io::Result<()> {
+        let _one = self.checkpointing.lock();
         // Most of it while the writer goes on, so that little is left for the moment it stands still.
         for _ in 0..SPILLS_MAX {
             self.queues.spill()?;
@@ -457,6 +461,15 @@ impl Shared {
         Ok(())
     }
 
+    /// The newest checkpoint, if there is one and it is whole.
+    pub(crate) fn newest_checkpoint(&self) -> std::io::Result<Option<Checkpoint>> {
+        let _one = self.checkpointing.lock();
+        Ok(match Checkpoint::load(&*self.env.disk)? {
+            Loaded::Newest(newest) => Some(newest),
+            _ => None,
+        })
+    }
+
     /// What is behind the checkpoint can still be cut, what is before it never: the state without it is not kept.
     fn await_confirmed(&self, offset: u64) -> std::io::Result<()> {
         let begun = self.env.clock.monotonic();
@@ -478,4 +491,4 @@ const ENTRIES_LEFT_MAX: usize = 4096;
 /// How long the writer thread sleeps when nothing is unflushed and nobody wakes it.
 const IDLE_PAUSE: Duration = Duration::from_millis(500);
 /// Dirty log bytes beyond which the writer syncs before the interval is over, so that a sync never has much to do.
-const UNFLUSHED_BYTES_MAX: u64 = 8 << 20;
+pub(crate) const UNFLUSHED_BYTES_MAX: u64 = 8 << 20;

@@ -10,5 +10,6 @@ mod megabyte;
 mod others;
 mod recovery;
 mod replicas;
+mod resync;
 mod threads;
 mod world;
