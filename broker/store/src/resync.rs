@@ -82,15 +82,8 @@ impl Store {
     /// The newest checkpoint for a broker that takes the log whole; one is made if there is none. Retention goes on: when [`Store::range`] finds a part of the log gone,
     /// it has to begin anew with another seed.
     pub fn seed(&self) -> io::Result<Seed> {
-        let newest = match self.shared.newest_checkpoint()? {
-            Some(newest) => newest,
-            None => {
-                self.shared.checkpoint()?;
-                self.shared.newest_checkpoint()?.ok_or_else(|| io::Error::other("the checkpoint that was written just now can't be read"))?
-            }
-        };
         // The files of its indexes are of no use elsewhere.
-        let seed = Checkpoint { keys: Vec::new(), rebuild: true, ..newest };
+        let seed = Checkpoint { keys: Vec::new(), rebuild: true, ..self.shared.newest_checkpoint()? };
         Ok(Seed { bytes: seed.encode(), min: CommitLogOffset(seed.min_offset), end: CommitLogOffset(seed.log_offset) })
     }
 }

@@ -416,9 +416,23 @@ impl Shared {
         }
     }
 
-    /// Everything below the tail as a checkpoint. The writer stands still only while the state is copied.
+    /// Everything below the tail as a checkpoint.
     pub(crate) fn checkpoint(&self) -> std::io::Result<()> {
         let _one = self.checkpointing.lock();
+        self.write_checkpoint().map(drop)
+    }
+
+    /// The newest checkpoint; one is made if there is none, or none that is whole.
+    pub(crate) fn newest_checkpoint(&self) -> std::io::Result<Checkpoint> {
+        let _one = self.checkpointing.lock();
+        match Checkpoint::load(&*self.env.disk)? {
+            Loaded::Newest(newest) => Ok(newest),
+            _ => self.write_checkpoint(),
+        }
+    }
+
+    /// The writer stands still only while the state is copied.
+    fn write_checkpoint(&self) -> std::io::Result<Checkpoint> {
         // Most of it while the writer goes on, so that little is left for the moment it stands still.
         for _ in 0..SPILLS_MAX {
             self.queues.spill()?;
@@ -458,16 +472,7 @@ impl Shared {
         self.queues.checkpoint_durable();
         self.keys.checkpoint_durable();
         self.maintenance.note_checkpoint(checkpoint.log_offset);
-        Ok(())
-    }
-
-    /// The newest checkpoint, if there is one and it is whole.
-    pub(crate) fn newest_checkpoint(&self) -> std::io::Result<Option<Checkpoint>> {
-        let _one = self.checkpointing.lock();
-        Ok(match Checkpoint::load(&*self.env.disk)? {
-            Loaded::Newest(newest) => Some(newest),
-            _ => None,
-        })
+        Ok(checkpoint)
     }
 
     /// What is behind the checkpoint can still be cut, what is before it never: the state without it is not kept.

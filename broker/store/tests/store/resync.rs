@@ -8,6 +8,7 @@ use sluice_env::{
         threads::{self, Sim},
     },
 };
+use sluice_protocol::record::{self, RecordView};
 use sluice_store::{
     Batch, FlushMode, FollowError, MetaChange, MetaTable, OpenError, QueueBounds, Store, StoreOptions, Wait,
     resync::{self, Filling, ResyncError, Seed},
@@ -457,34 +458,106 @@ fn a_damaged_or_misplaced_range_is_refused_and_nothing_of_it_taken() {
     assert!(Content::of(&world.open()) == Content::of(&master));
 }
 
-/// Two logs whose records have the same places and sizes.
+/// The same record as another entry of its queue.
+fn as_entry(record: &[u8], entry: u64) -> Vec<u8> {
+    let (log_offset, stored) = RecordView::checked(record).map(|view| (view.log_offset(), view.store_timestamp())).expect("whole");
+    let mut record = record.to_vec();
+    record::seal(&mut record, entry, log_offset, stored);
+    record
+}
+
 #[test]
-fn records_that_the_checkpoint_does_not_know_are_refused() {
-    let filled = |queues: [u32; 4], others: [u32; 4]| {
-        let stores = [queues, others].map(|queues| {
-            let store = World::new(queues[0].into(), small(FlushMode::Sync)).open();
-            queues.into_iter().for_each(|queue| write(&store, "orders", queue, b"x"));
-            confirm_all(&store);
-            store
-        });
-        let world = replica(9, FlushMode::Sync);
-        resync::order(&world.env, SEGMENT).expect("ordered");
-        let mut filling = Filling::begin(&world.env, &stores[0].seed().expect("seed").bytes).expect("begun");
-        let log = log_of(&stores[1]);
-        let (half, rest) = log.split_at(log.len() / 2);
-        filling.take(CommitLogOffset(0), half)?;
-        filling.take(CommitLogOffset(half.len() as u64), rest)?;
-        filling.finish()
+fn a_record_that_is_not_the_next_of_its_queue_or_not_known_to_the_checkpoint_is_refused() {
+    let [master, other] = [0, 1].map(|queue| {
+        let store = World::new(1, small(FlushMode::Sync)).open();
+        (0..4).for_each(|_| write(&store, "orders", queue, b"x"));
+        confirm_all(&store);
+        store
+    });
+    let world = replica(9, FlushMode::Sync);
+    resync::order(&world.env, SEGMENT).expect("ordered");
+    let mut filling = Filling::begin(&world.env, &master.seed().expect("seed").bytes).expect("begun");
+    let (log, strange) = (log_of(&master), log_of(&other));
+    let records: Vec<&[u8]> = log.chunks(log.len() / 4).collect();
+    let mut refused = |taken: usize, bytes: &[u8], entry: u64, next: u64| {
+        let before = filling.filled();
+        match filling.take(before.next, bytes).expect_err("refused") {
+            ResyncError::Range(FollowError::Foreign { at, given, next: expected, .. }) => {
+                assert_eq!((at.0, given.0, expected.0), ((taken * records[0].len()) as u64, entry, next));
+            }
+            other => panic!("{other}"),
+        }
+        assert_eq!(filling.filled(), before);
+        before.next
     };
-    assert_eq!(filled([0, 1, 0, 1], [0, 1, 0, 1]), Ok(()));
-    assert_eq!(filled([0, 1, 0, 1], [1, 0, 1, 0]), Ok(()), "no more can be told without the epochs");
-    for others in [[0, 1, 0, 2], [0, 1, 0, 0], [2, 1, 0, 1]] {
-        let refused = filled([0, 1, 0, 1], others);
-        assert!(matches!(refused, Err(ResyncError::Range(FollowError::Foreign { .. }))), "{others:?}: {refused:?}");
+    refused(0, &strange, 0, 0);
+    refused(0, &as_entry(records[0], 4), 4, 4);
+    for entry in [0, 2, 3, u64::MAX] {
+        refused(1, &[records[0], &as_entry(records[1], entry)].concat(), entry, 1);
     }
-    // Each is known, but not all are there: the others' last one is the third of queue 0, and metadata in its place.
-    let refused = filled([0, 0, 1, 0], [0, 0, 1, 2]);
-    assert!(matches!(refused, Err(ResyncError::Range(FollowError::Foreign { .. }))), "{refused:?}");
+    filling.take(CommitLogOffset(0), records[0]).expect("the first");
+    let mut refused = |entry: u64| {
+        let refused = filling.take(filling.filled().next, &as_entry(records[1], entry));
+        assert!(matches!(&refused, Err(ResyncError::Range(FollowError::Foreign { next, .. })) if next.0 == 1), "{entry}: {refused:?}");
+    };
+    [0, 2, 3].into_iter().for_each(&mut refused);
+    filling.take(filling.filled().next, &log[records[0].len()..]).expect("the rest");
+    filling.finish().expect("filled");
+    assert!(Content::of(&world.open()) == Content::of(&master));
+}
+
+#[test]
+fn a_filler_that_does_not_end_with_its_segment_is_refused() {
+    let (_ours, master) = master(1, FlushMode::Sync);
+    let world = replica(2, FlushMode::Sync);
+    let seed = master.seed().expect("seed");
+    resync::order(&world.env, SEGMENT).expect("ordered");
+    let mut filling = Filling::begin(&world.env, &seed.bytes).expect("begun");
+    // Up to the filler.
+    let filler = loop {
+        let next = filling.filled().next;
+        let record = master.range(next, 1).expect("readable");
+        if RecordView::checked(&record).is_err() {
+            break record;
+        }
+        filling.take(next, &record).expect("taken");
+    };
+    let next = filling.filled().next;
+    assert_eq!((next.0 + filler.len() as u64) % SEGMENT, 0);
+    let size = filler.len() as u32;
+    for wrong in [size - 8, size + 8, 8, 0] {
+        let mut bad = record::blank(wrong).to_vec();
+        bad.resize(filler.len(), 0);
+        for bad in [&bad[..], &bad[..filler.len().min(8.max(wrong as usize))]] {
+            assert!(matches!(filling.take(next, bad), Err(ResyncError::Range(FollowError::Damaged(_)))), "{wrong}");
+        }
+    }
+    assert!(matches!(filling.take(next, &filler[..filler.len() - 1]), Err(ResyncError::Range(FollowError::Damaged(_)))));
+    filling.take(next, &filler).expect("taken");
+    assert_eq!(filling.filled().next.0, next.0 + filler.len() as u64);
+}
+
+/// The log's own writer leaves room for a filler; its format need not.
+#[test]
+fn records_that_fill_their_segment_to_its_end_are_taken() {
+    const RECORD_BYTES: usize = 4096;
+    let master = World::new(1, StoreOptions { segment_bytes: 1 << 20, ..small(FlushMode::Sync) }).open();
+    let write_one = |bytes: usize| append(&master, "old", 0, &vec![b'x'; bytes], "", Wait::Appended).expect("appended").bytes as usize;
+    let without_body = write_one(0);
+    write_one(RECORD_BYTES - 2 * without_body);
+    (0..9).for_each(|_| _ = write_one(RECORD_BYTES - without_body));
+    confirm_all(&master);
+    let seed = master.seed().expect("seed");
+    (0..4).for_each(|_| _ = write_one(RECORD_BYTES - without_body));
+    assert_eq!(master.marks().appended, CommitLogOffset(14 * RECORD_BYTES as u64));
+    let world = replica(2, FlushMode::Sync);
+    resync::order(&world.env, 2 * RECORD_BYTES as u64).expect("ordered");
+    fill(&world.env, &master, &seed, 1 << 20).expect("filled");
+    let store = world.open();
+    catch_up(&master, &store, 1 << 20);
+    confirm_all(&store);
+    confirm_all(&master);
+    assert!(Content::of(&store) == Content::of(&master));
 }
 
 #[test]
