@@ -4,10 +4,13 @@ use crate::{MetaTable, batch};
 use sluice_env::{Disk, OpenMode};
 use std::{collections::BTreeMap, io};
 
+pub(crate) const FILES: [&str; 3] = [FILE, NEW, OLD];
 const FILE: &str = "checkpoint";
 const NEW: &str = "checkpoint.new";
 const OLD: &str = "checkpoint.old";
 const MAGIC: &[u8; 8] = b"SLUICEC1";
+/// Of one whose indexes have to be rebuilt.
+const MAGIC_REBUILD: &[u8; 8] = b"SLUICER1";
 const CHECKSUM_BYTES: usize = 4;
 
 /// Metadata by table and key.
@@ -22,6 +25,9 @@ pub(crate) struct Checkpoint {
     pub(crate) meta: Meta,
     pub(crate) queues: Vec<u8>,
     pub(crate) keys: Vec<u8>,
+    /// Whether it is another store's, whose index files are not here: the indexes have to be built from the log. What `queues` says then is where queues go on, and `keys`
+    /// is empty.
+    pub(crate) rebuild: bool,
 }
 
 /// What reading found.
@@ -37,8 +43,8 @@ pub(crate) enum Loaded {
 }
 
 impl Checkpoint {
-    fn encode(&self) -> Vec<u8> {
-        let mut out = MAGIC.to_vec();
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = if self.rebuild { MAGIC_REBUILD } else { MAGIC }.to_vec();
         for n in [self.min_offset, self.log_offset, self.newest_ms.cast_unsigned()] {
             out.extend_from_slice(&n.to_be_bytes());
         }
@@ -55,12 +61,16 @@ impl Checkpoint {
         out
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let (bytes, checksum) = bytes.split_at_checked(bytes.len().checked_sub(CHECKSUM_BYTES)?)?;
         if crc32fast::hash(bytes).to_be_bytes() != checksum {
             return None;
         }
-        let mut rest = bytes.strip_prefix(MAGIC)?;
+        let (magic, mut rest) = bytes.split_first_chunk::<8>()?;
+        let rebuild = magic == MAGIC_REBUILD;
+        if !rebuild && magic != MAGIC {
+            return None;
+        }
         let min_offset = take_u64(&mut rest)?;
         let log_offset = take_u64(&mut rest)?;
         let newest_ms = take_u64(&mut rest)?.cast_signed();
@@ -68,7 +78,7 @@ impl Checkpoint {
         let meta = meta.into_iter().filter_map(|c| Some(((c.table, c.key), c.value?))).collect();
         let queues = take_part(&mut rest)?.to_vec();
         let keys = take_part(&mut rest)?.to_vec();
-        Some(Self { min_offset, log_offset, newest_ms, meta, queues, keys })
+        Some(Self { min_offset, log_offset, newest_ms, meta, queues, keys, rebuild })
     }
 
     /// Writes it durably beside the one before.
@@ -137,19 +147,21 @@ fn take_part<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
 mod tests {
     use super::*;
 
-    fn sample() -> Checkpoint {
+    fn sample(rebuild: bool) -> Checkpoint {
         let meta = [((MetaTable::Topics, "t".to_owned()), b"x".to_vec())].into_iter().collect();
-        Checkpoint { min_offset: 1, log_offset: 2, newest_ms: -3, meta, queues: vec![4, 5], keys: vec![6] }
+        Checkpoint { min_offset: 1, log_offset: 2, newest_ms: -3, meta, queues: vec![4, 5], keys: vec![6], rebuild }
     }
 
     #[test]
     fn a_checkpoint_is_read_back_and_any_flipped_byte_is_found() {
-        let bytes = sample().encode();
-        assert_eq!(Checkpoint::decode(&bytes), Some(sample()));
-        for i in 0..bytes.len() {
-            let mut bad = bytes.clone();
-            bad[i] ^= 1;
-            assert_eq!(Checkpoint::decode(&bad), None, "byte {i}");
+        for sample in [sample(false), sample(true)] {
+            let bytes = sample.encode();
+            for i in 0..bytes.len() {
+                let mut bad = bytes.clone();
+                bad[i] ^= 1;
+                assert_eq!(Checkpoint::decode(&bad), None, "byte {i}");
+            }
+            assert_eq!(Checkpoint::decode(&bytes), Some(sample));
         }
     }
 }

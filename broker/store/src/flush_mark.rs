@@ -5,7 +5,7 @@
 use sluice_env::{Disk, File, OpenMode, sync::Mutex};
 use std::{io, sync::Arc};
 
-const FILE: &str = "flushed";
+pub(crate) const FILE: &str = "flushed";
 const SLOT_BYTES: u64 = 512;
 
 pub(crate) struct FlushMark {
@@ -13,22 +13,22 @@ pub(crate) struct FlushMark {
     turn: Mutex<u64>,
 }
 
-/// Bytes of an offset with its checksum.
+/// Bytes of a number with its checksum.
 pub(crate) const BYTES: usize = 12;
 
-/// Commit log offset 8 · CRC-32 of it 4.
-pub(crate) fn encode(offset: u64) -> [u8; BYTES] {
+/// Number 8 · CRC-32 of it 4.
+pub(crate) fn encode(number: u64) -> [u8; BYTES] {
     let mut slot = [0; BYTES];
-    slot[..8].copy_from_slice(&offset.to_be_bytes());
+    slot[..8].copy_from_slice(&number.to_be_bytes());
     let checksum = crc32fast::hash(&slot[..8]);
     slot[8..].copy_from_slice(&checksum.to_be_bytes());
     slot
 }
 
-/// The offset, if the checksum is its own.
+/// The number, if the checksum is its own.
 pub(crate) fn decode(slot: [u8; BYTES]) -> Option<u64> {
-    let (offset, checksum) = slot.split_first_chunk::<8>()?;
-    (crc32fast::hash(offset).to_be_bytes() == checksum).then(|| u64::from_be_bytes(*offset))
+    let (number, checksum) = slot.split_first_chunk::<8>()?;
+    (crc32fast::hash(number).to_be_bytes() == checksum).then(|| u64::from_be_bytes(*number))
 }
 
 impl FlushMark {

@@ -173,7 +173,7 @@ impl Store {
         if to < confirmed {
             return Err(CutError::Confirmed { to, confirmed });
         }
-        recovery::order_cut(&self.shared.env.disk, to).map_err(|error| CutError::Disk(to, error.to_string()))
+        recovery::CUT.give(&self.shared.env.disk, to.0).map_err(|error| CutError::Disk(to, error.to_string()))
     }
 }
 
@@ -201,11 +201,69 @@ fn whole_records(segment: &Segment, from: u64, end: u64, bytes_max: usize) -> Re
 }
 
 /// A part of a range, checked.
-enum Piece {
-    /// Records that lie in one segment: their bytes within the range, and what they mean.
-    Records(Range<usize>, Vec<Checked>),
+pub(crate) enum Piece<T> {
+    /// Records that lie in one segment: their bytes within the range, and what is known of each.
+    Records(Range<usize>, Vec<T>),
     /// The rest of a segment.
     Filler,
+}
+
+/// What a record is.
+pub(crate) enum Content {
+    Message(Topic, QueueId),
+    Metadata(Vec<MetaChange>),
+}
+
+impl Content {
+    fn of(view: &RecordView<'_>) -> Option<Self> {
+        if view.topic() == META_TOPIC {
+            return batch::decode_changes(view.body()).map(Self::Metadata);
+        }
+        Some(Self::Message(Topic::new(view.topic()).ok()?, QueueId::from_wire(view.queue_id())?))
+    }
+}
+
+/// Reads a range of a log with segments of that size, from its begin to its end. Each record is whole and of its place; whether it fits what came before it says `check`.
+pub(crate) fn pieces<T>(
+    segment_bytes: u64,
+    from: u64,
+    bytes: &[u8],
+    mut check: impl FnMut(&RecordView<'_>, Content) -> Result<T, FollowError>,
+) -> Result<Vec<Piece<T>>, FollowError> {
+    let mut pieces = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let offset = from + at as u64;
+        let left_in_segment = (segment_bytes - offset % segment_bytes) as usize;
+        let rest = &bytes[at..];
+        let damaged = FollowError::Damaged(CommitLogOffset(offset));
+        if left_in_segment < record::PREFIX_BYTES {
+            at += (rest.len() >= left_in_segment).then_some(left_in_segment).ok_or(damaged)?;
+            pieces.push(Piece::Filler);
+            continue;
+        }
+        match record::prefix(rest.get(..record::PREFIX_BYTES).ok_or(damaged.clone())?) {
+            Prefix::Blank(size) if size == left_in_segment && rest.len() >= size => {
+                at += size;
+                pieces.push(Piece::Filler);
+            }
+            Prefix::Record(size) if size <= left_in_segment => {
+                let view = RecordView::checked(rest).ok().filter(|view| view.log_offset() == offset);
+                let (view, content) = view.and_then(|view| Some((view, Content::of(&view)?))).ok_or(damaged)?;
+                let checked = check(&view, content)?;
+                match pieces.last_mut() {
+                    Some(Piece::Records(range, records)) if !offset.is_multiple_of(segment_bytes) => {
+                        range.end = at + size;
+                        records.push(checked);
+                    }
+                    _ => pieces.push(Piece::Records(at..at + size, vec![checked])),
+                }
+                at += size;
+            }
+            _ => return Err(damaged),
+        }
+    }
+    Ok(pieces)
 }
 
 struct Checked {
@@ -219,80 +277,19 @@ enum What {
     Metadata(Vec<MetaChange>),
 }
 
-/// Reads a range from its begin to its end.
-struct Reader<'a> {
-    shared: &'a Shared,
-    from: u64,
-    bytes: &'a [u8],
-    pieces: Vec<Piece>,
-    /// The next queue offset of each queue that the range has had a record of.
-    next: AHashMap<*const crate::Queue, QueueOffset>,
-}
+/// The next queue offset of each queue that a range has had a record of.
+type Next = AHashMap<*const crate::Queue, QueueOffset>;
 
-impl Reader<'_> {
-    fn read(mut self) -> Result<Vec<Piece>, FollowError> {
-        let segment_bytes = self.shared.log.segment_bytes;
-        let mut at = 0;
-        while at < self.bytes.len() {
-            let offset = self.from + at as u64;
-            let left_in_segment = (segment_bytes - offset % segment_bytes) as usize;
-            let rest = &self.bytes[at..];
-            let damaged = FollowError::Damaged(CommitLogOffset(offset));
-            if left_in_segment < record::PREFIX_BYTES {
-                at += (rest.len() >= left_in_segment).then_some(left_in_segment).ok_or(damaged)?;
-                self.pieces.push(Piece::Filler);
-                continue;
-            }
-            match record::prefix(rest.get(..record::PREFIX_BYTES).ok_or(damaged.clone())?) {
-                Prefix::Blank(size) if size == left_in_segment && rest.len() >= size => {
-                    at += size;
-                    self.pieces.push(Piece::Filler);
-                }
-                Prefix::Record(size) if size <= left_in_segment => {
-                    let view = RecordView::checked(rest).ok().filter(|view| view.log_offset() == offset).ok_or(damaged)?;
-                    let checked = self.check(&view, offset)?;
-                    self.add(at..at + size, checked);
-                    at += size;
-                }
-                _ => return Err(damaged),
-            }
-        }
-        Ok(self.pieces)
+/// Whether it is the queue's next record.
+fn count(next: &mut Next, queue: &QueueRef, view: &RecordView<'_>) -> Result<(), FollowError> {
+    let next = next.entry(Arc::as_ptr(queue)).or_insert_with(|| queue.next_offset());
+    let given = QueueOffset(view.queue_offset());
+    if given != *next {
+        let at = CommitLogOffset(view.log_offset());
+        return Err(FollowError::Foreign { at, topic: queue.topic().clone(), queue: queue.id(), given, next: *next });
     }
-
-    fn add(&mut self, bytes: Range<usize>, checked: Checked) {
-        match self.pieces.last_mut() {
-            Some(Piece::Records(range, records)) if !self.shared.is_segment_start(checked.at) => {
-                range.end = bytes.end;
-                records.push(checked);
-            }
-            _ => self.pieces.push(Piece::Records(bytes, vec![checked])),
-        }
-    }
-
-    fn check(&mut self, view: &RecordView<'_>, offset: u64) -> Result<Checked, FollowError> {
-        let damaged = || FollowError::Damaged(CommitLogOffset(offset));
-        let what = if view.topic() == META_TOPIC {
-            What::Metadata(batch::decode_changes(view.body()).ok_or_else(damaged)?)
-        } else {
-            let topic = Topic::new(view.topic()).map_err(|_| damaged())?;
-            let id = QueueId::from_wire(view.queue_id()).ok_or_else(damaged)?;
-            let queue = self.shared.queues.queue(&topic, id);
-            self.count(&queue, QueueOffset(view.queue_offset()), offset)?;
-            let (tag_hash, keys) = batch::derived(view.topic(), view.properties());
-            What::Message(Pending { queue: Some(queue), bytes: view.bytes().len() as u32, tag_hash, keys })
-        };
-        Ok(Checked { at: offset, store_timestamp: view.store_timestamp(), what })
-    }
-
-    fn count(&mut self, queue: &QueueRef, given: QueueOffset, at: u64) -> Result<(), FollowError> {
-        let next = self.next.entry(Arc::as_ptr(queue)).or_insert_with(|| queue.next_offset());
-        if given != *next {
-            return Err(FollowError::Foreign { at: CommitLogOffset(at), topic: queue.topic().clone(), queue: queue.id(), given, next: *next });
-        }
-        *next = next.plus(1);
-        Ok(())
-    }
+    *next = next.plus(1);
+    Ok(())
 }
 
 /// Wakes those who hand the log on.
@@ -311,10 +308,6 @@ impl Shared {
         }
     }
 
-    fn is_segment_start(&self, offset: u64) -> bool {
-        offset.is_multiple_of(self.log.segment_bytes)
-    }
-
     fn follow(&self, from: CommitLogOffset, bytes: &[u8]) -> Result<(), FollowError> {
         let mut turn = self.writer.turn.lock();
         if let Some(why) = self.writer.closed() {
@@ -323,8 +316,9 @@ impl Shared {
         if turn.tail.offset != from.0 {
             return Err(FollowError::NotNext { end: CommitLogOffset(turn.tail.offset), given: from });
         }
-        let reader = Reader { shared: self, from: from.0, bytes, pieces: Vec::new(), next: AHashMap::new() };
-        let taken = reader.read()?.into_iter().try_for_each(|piece| self.take_piece(&mut turn, piece, bytes));
+        let mut next = Next::new();
+        let pieces = pieces(self.log.segment_bytes, from.0, bytes, |view, content| self.check(&mut next, view, content))?;
+        let taken = pieces.into_iter().try_for_each(|piece| self.take_piece(&mut turn, piece, bytes));
         self.hide(&mut turn);
         drop(turn);
         self.made_progress();
@@ -333,7 +327,20 @@ impl Shared {
         Ok(taken?)
     }
 
-    fn take_piece(&self, turn: &mut Turn, piece: Piece, bytes: &[u8]) -> Result<(), AppendError> {
+    fn check(&self, next: &mut Next, view: &RecordView<'_>, content: Content) -> Result<Checked, FollowError> {
+        let what = match content {
+            Content::Metadata(changes) => What::Metadata(changes),
+            Content::Message(topic, id) => {
+                let queue = self.queues.queue(&topic, id);
+                count(next, &queue, view)?;
+                let (tag_hash, keys) = batch::derived(view.topic(), view.properties());
+                What::Message(Pending { queue: Some(queue), bytes: view.bytes().len() as u32, tag_hash, keys })
+            }
+        };
+        Ok(Checked { at: view.log_offset(), store_timestamp: view.store_timestamp(), what })
+    }
+
+    fn take_piece(&self, turn: &mut Turn, piece: Piece<Checked>, bytes: &[u8]) -> Result<(), AppendError> {
         let (range, records) = match piece {
             // The same bytes as the master has written there.
             Piece::Filler => return self.next_segment(turn),

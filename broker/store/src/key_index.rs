@@ -8,7 +8,8 @@ mod run;
 #[cfg(test)]
 mod tests;
 
-use run::{DIR, Run, RunWriter};
+pub(crate) use run::DIR;
+use run::{Run, RunWriter};
 use sluice_env::{
     Disk,
     sync::{Mutex, RwLock},

@@ -16,6 +16,7 @@ mod mmap;
 pub mod queue_index;
 mod read;
 mod recovery;
+pub mod resync;
 mod segment;
 mod store;
 mod watermarks;

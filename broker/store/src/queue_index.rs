@@ -11,6 +11,7 @@ mod tests;
 
 pub use queue::{Entry, Queue, QueueRef};
 pub use snapshot::RestoreError;
+pub(crate) use space::DIR;
 
 use ahash::AHashMap;
 use queue::{ENTRY_BYTES, Extent, State};

@@ -5,7 +5,7 @@ use crate::{
     checkpoint::{Checkpoint, Loaded, Meta},
     commit_log::CommitLog,
     flush_mark::FlushMark,
-    key_index::KeyIndex,
+    key_index::{self, KeyIndex},
     queue_index::{Entry, QueueIndex, QueueRef},
     segment::{self, Segment},
     watermarks::Watermarks,
@@ -24,9 +24,11 @@ use std::{
     },
 };
 
-mod cut;
+mod empty;
+mod order;
 
-pub(crate) use cut::order as order_cut;
+pub(crate) use empty::empty;
+pub(crate) use order::{CUT, RESYNC};
 
 const IDENTITY: &str = "identity";
 const IDENTITY_MAGIC: &[u8; 8] = b"SLUICES1";
@@ -142,12 +144,22 @@ fn disk_error(what: &str) -> impl FnOnce(io::Error) -> OpenError + '_ {
     move |error| OpenError::Disk { what: what.to_owned(), error: error.to_string() }
 }
 
-pub(crate) fn open(env: &Env, options: &StoreOptions, progress: &RecoveryProgress) -> Result<Recovered, OpenError> {
-    let disk = &env.disk;
-    let lock = disk.lock("lock").map_err(|e| match e.kind() {
+/// Takes the directory, if no other process has it, until the guard is dropped.
+pub(crate) fn lock(disk: &Arc<dyn Disk>) -> Result<Box<dyn Send + Sync>, OpenError> {
+    disk.lock("lock").map_err(|e| match e.kind() {
         io::ErrorKind::WouldBlock => OpenError::Locked(disk.describe()),
         _ => disk_error("locking the store directory")(e),
-    })?;
+    })
+}
+
+pub(crate) fn open(env: &Env, options: &StoreOptions, progress: &RecoveryProgress) -> Result<Recovered, OpenError> {
+    let disk = &env.disk;
+    let lock = lock(disk)?;
+    if let Some(segment_bytes) = RESYNC.given(disk)? {
+        tracing::info!(segment_bytes, "the store is emptied, as ordered: its log could not be continued");
+        empty(env, segment_bytes)?;
+        RESYNC.withdraw(disk)?;
+    }
     disk.create_dir(segment::DIRECTORY).map_err(disk_error("making the directory commitlog"))?;
     disk.sync_dir("").map_err(disk_error("syncing the store directory"))?;
     let (identity, segment_bytes) = identity(env, options)?;
@@ -155,9 +167,9 @@ pub(crate) fn open(env: &Env, options: &StoreOptions, progress: &RecoveryProgres
     let base = Base::load(disk)?;
     let segments = segments(disk, segment_bytes, base.min)?;
     let newest_ms = base.newest_ms;
-    let limit = cut::ordered(disk)?.unwrap_or(u64::MAX);
-    let (replicated, hidden) = (options.replicated, VecDeque::new());
-    let mut scan = Scan { disk, progress, base, segments, marked, newest_ms, last_record: None, end: 0, limit, replicated, hidden };
+    let limit = CUT.given(disk)?.unwrap_or(u64::MAX);
+    let (replicated, key_index, hidden) = (options.replicated, options.key_index, VecDeque::new());
+    let mut scan = Scan { disk, progress, base, segments, marked, newest_ms, last_record: None, end: 0, limit, replicated, key_index, hidden };
     scan.run()?;
     scan.refuse_damage(options)?;
     scan.cut()?;
@@ -166,7 +178,7 @@ pub(crate) fn open(env: &Env, options: &StoreOptions, progress: &RecoveryProgres
     let Scan { base, segments, newest_ms, last_record, end, hidden, .. } = scan;
     if limit < u64::MAX {
         flush_mark.reset(end).map_err(disk_error("taking back the flushed mark"))?;
-        cut::done(disk)?;
+        CUT.withdraw(disk)?;
     } else {
         flush_mark.note(end);
     }
@@ -209,22 +221,31 @@ fn identity(env: &Env, options: &StoreOptions) -> Result<(u128, u64), OpenError>
             if !segment::list(&**disk).map_err(disk_error("listing commitlog"))?.is_empty() {
                 return Err(OpenError::Damaged("there is a commit log but no file identity".to_owned()));
             }
-            let id = env.rng.next_u128();
-            let mut bytes = IDENTITY_MAGIC.to_vec();
-            bytes.extend_from_slice(&id.to_be_bytes());
-            bytes.extend_from_slice(&options.segment_bytes.to_be_bytes());
-            let checksum = crc32fast::hash(&bytes);
-            bytes.extend_from_slice(&checksum.to_be_bytes());
-            write_new(disk, IDENTITY, &bytes).map_err(disk_error("writing the file identity"))?;
-            Ok((id, options.segment_bytes))
+            Ok((new_identity(env, options.segment_bytes)?, options.segment_bytes))
         }
         Err(e) => Err(disk_error("reading the file identity")(e)),
     }
 }
 
+/// Makes the directory a new store's, whoever's it was.
+fn new_identity(env: &Env, segment_bytes: u64) -> Result<u128, OpenError> {
+    let id = env.rng.next_u128();
+    let mut bytes = IDENTITY_MAGIC.to_vec();
+    bytes.extend_from_slice(&id.to_be_bytes());
+    bytes.extend_from_slice(&segment_bytes.to_be_bytes());
+    let checksum = crc32fast::hash(&bytes);
+    bytes.extend_from_slice(&checksum.to_be_bytes());
+    write_new(&env.disk, IDENTITY, &bytes).map_err(disk_error("writing the file identity"))?;
+    Ok(id)
+}
+
+fn new_name(name: &str) -> String {
+    format!("{name}.new")
+}
+
 /// Whole or not at all: through another name.
 fn write_new(disk: &Arc<dyn Disk>, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let temporary = format!("{name}.new");
+    let temporary = new_name(name);
     let file = disk.open(&temporary, OpenMode::Create)?;
     file.write_all_at(bytes, 0)?;
     file.sync_data()?;
@@ -245,7 +266,7 @@ struct Base {
     keys: KeyIndex,
     /// The log's begin may lie above 0 only with a checkpoint.
     known: bool,
-    /// Where queues go on whose records retention has removed; only after a rebuild.
+    /// Where queues go on at the checkpoint whose records retention has removed; only for a rebuild.
     next_offsets: Vec<(Topic, QueueId, QueueOffset)>,
 }
 
@@ -253,6 +274,10 @@ impl Base {
     fn load(disk: &Arc<dyn Disk>) -> Result<Self, OpenError> {
         match Checkpoint::load(&**disk).map_err(disk_error("reading the checkpoint"))? {
             Loaded::None => Self::rebuild(disk, Checkpoint::default(), false),
+            Loaded::Newest(checkpoint) if checkpoint.rebuild => {
+                tracing::info!("the log was taken from another broker: its indexes are built");
+                Self::rebuild(disk, checkpoint, true)
+            }
             Loaded::Newest(checkpoint) => Self::restore(disk, checkpoint),
             Loaded::Previous(checkpoint) => {
                 tracing::warn!("the newest checkpoint is damaged: the indexes are rebuilt from the whole log");
@@ -339,6 +364,7 @@ struct Scan<'a> {
     /// Where it has to end by an order; all ones: by none.
     limit: u64,
     replicated: bool,
+    key_index: bool,
     hidden: VecDeque<(u64, Touched)>,
 }
 
@@ -371,10 +397,15 @@ impl Scan<'_> {
                 break;
             }
         }
+        self.pass_checkpoint();
+        Ok(())
+    }
+
+    /// All below the checkpoint has been dispatched: queues without a record there go on where the checkpoint says.
+    fn pass_checkpoint(&mut self) {
         for (topic, id, next) in std::mem::take(&mut self.base.next_offsets) {
             self.base.queues.start_at(&self.base.queues.queue(&topic, id), next);
         }
-        Ok(())
     }
 
     /// Dispatches the records of a segment; where it ends, or the first place without a record.
@@ -404,11 +435,12 @@ impl Scan<'_> {
 
     fn dispatch(&mut self, view: &RecordView<'_>, offset: u64) -> Result<(), OpenError> {
         self.newest_ms = self.newest_ms.max(view.store_timestamp());
+        let is_new = offset >= self.base.checkpointed;
+        if is_new {
+            self.pass_checkpoint();
+        }
         if view.topic() == batch::META_TOPIC {
-            if offset >= self.base.checkpointed {
-                self.apply_meta(view, offset)?;
-            }
-            return Ok(());
+            return if is_new { self.apply_meta(view, offset) } else { Ok(()) };
         }
         let damaged = |what: &str| OpenError::Damaged(format!("the record at {offset} has {what}"));
         let topic = Topic::new(view.topic()).map_err(|e| damaged(&e.to_string()))?;
@@ -417,7 +449,7 @@ impl Scan<'_> {
         let (found, expected) = (QueueOffset(view.queue_offset()), queue.next_offset());
         if found != expected {
             // Rebuilding from a log whose begin retention has removed: the queue begins where its first record says.
-            let first = expected == QueueOffset::ZERO && found > expected && self.base.dispatched < self.base.checkpointed;
+            let first = expected == QueueOffset::ZERO && found > expected && !is_new;
             if !first {
                 return Err(damaged(&format!("queue offset {found}, {expected} was next in {topic} {id}")));
             }
@@ -425,13 +457,16 @@ impl Scan<'_> {
         }
         let (tag_hash, keys) = batch::derived(view.topic(), view.properties());
         let pushed = self.base.queues.push(&queue, Entry { log_offset: offset, size: view.bytes().len() as u32, tag_hash });
-        if self.replicated && offset >= self.base.checkpointed {
+        if self.replicated && is_new {
             self.hide(queue.clone(), pushed.plus(1), offset, view.bytes().len() as u64);
         } else {
             self.base.queues.publish(&queue, pushed.plus(1));
         }
-        for key in keys {
-            self.base.keys.push(key, offset, view.store_timestamp());
+        if self.key_index {
+            keys.into_iter().for_each(|key| self.base.keys.push(key, offset, view.store_timestamp()));
+        }
+        if self.base.keys.pending() > key_index::PENDING_MAX {
+            self.base.keys.flush_run().map_err(|e| disk_error("writing the key index")(io::Error::other(e)))?;
         }
         if self.base.queues.in_memory_entries() > ENTRIES_IN_MEMORY_MAX {
             self.base.queues.spill().map_err(disk_error("writing the queue index"))?;
@@ -470,11 +505,12 @@ impl Scan<'_> {
         }
     }
 
-    /// Tells a torn tail from damage. Below the flushed mark everything has been whole once; and under sync flush one turn at most can be torn, so that a whole
+    /// Tells a torn tail from damage. Below the flushed mark and the checkpoint everything has been whole once; and under sync flush one turn at most can be torn, so that a whole
     /// record further on proves that what lies before it had been flushed.
     fn refuse_damage(&self, options: &StoreOptions) -> Result<(), OpenError> {
-        if self.end < self.marked.min(self.limit) {
-            return Err(OpenError::Damaged(format!("no whole record at commit log offset {}, though the log was flushed up to {}", self.end, self.marked)));
+        let flushed = self.marked.max(self.base.checkpointed);
+        if self.end < flushed.min(self.limit) {
+            return Err(OpenError::Damaged(format!("no whole record at commit log offset {}, though the log was flushed up to {flushed}", self.end)));
         }
         // What was ordered to be cut is whole, of course.
         if options.flush != FlushMode::Sync || self.limit < u64::MAX {

@@ -2,7 +2,7 @@
 
 use crate::{
     AppendError, Batch, Done, FlushMode, Hooks, Latency, MetaChange, MetaTable, Placed, Wait,
-    checkpoint::{Checkpoint, Meta},
+    checkpoint::{Checkpoint, Loaded, Meta},
     commit_log::CommitLog,
     flush_mark::FlushMark,
     follow::Progress,
@@ -14,12 +14,12 @@ use crate::{
 };
 use sluice_env::{
     Env, JoinHandle,
-    sync::{Mutex, ThreadFlag, oneshot},
+    sync::{Mutex, RwLock, ThreadFlag, oneshot},
 };
 use sluice_types::{CommitLogOffset, QueueId, QueueOffset, Topic};
 use std::{
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -120,11 +120,13 @@ pub(crate) struct Shared {
     pub(crate) meta: Mutex<Meta>,
     pub(crate) disk_full: Mutex<Option<String>>,
     pub(crate) maintenance: Maintenance,
+    /// One checkpoint at a time: each gives files their names, and lets go of what the one before has needed.
+    checkpointing: Mutex<()>,
     pub(crate) progress: Progress,
     /// Retention leaves what lies at or above it; all ones: nothing is held.
     pub(crate) held_from: AtomicU64,
     last_recovered: Option<CommitLogOffset>,
-    hooks: OnceLock<Hooks>,
+    hooks: RwLock<Option<Arc<Hooks>>>,
     /// The directory's lock, held as long as anything of the store lives.
     _lock: Box<dyn Send + Sync>,
 }
@@ -164,10 +166,11 @@ impl Store {
             meta: Mutex::new(recovered.meta),
             disk_full: Mutex::new(None),
             maintenance: Maintenance::new(recovered.checkpointed),
+            checkpointing: Mutex::default(),
             progress: Progress::default(),
             held_from: AtomicU64::new(u64::MAX),
             last_recovered: recovered.last_record.map(CommitLogOffset),
-            hooks: OnceLock::new(),
+            hooks: RwLock::default(),
             _lock: recovered.lock,
         });
         let store = Self { shared, identity: recovered.identity, threads: Mutex::default() };
@@ -215,12 +218,14 @@ impl Store {
         self.shared.held_from.store(from.map_or(u64::MAX, |offset| offset.0), Ordering::SeqCst);
     }
 
-    /// Sets what the store calls. Once, before traffic.
-    ///
-    /// # Panics
-    /// When they are set already.
+    /// Sets what the store calls from now on, in place of what it has called so far. A call that has begun goes on to its end.
     pub fn set_hooks(&self, hooks: Hooks) {
-        assert!(self.shared.hooks.set(hooks).is_ok(), "the store's hooks are set once");
+        self.shared.replace_hooks(Some(Arc::new(hooks)));
+    }
+
+    /// From now on the store calls nothing. A call that has begun goes on to its end.
+    pub fn clear_hooks(&self) {
+        self.shared.replace_hooks(None);
     }
 
     /// A topic's queue, made when it is missing. Keep it: looking it up costs more than using it.
@@ -369,14 +374,25 @@ impl Drop for Store {
 }
 
 impl Shared {
+    /// What is called now. The lock is let go before the call, which may come back to the store.
+    fn hooks(&self) -> Option<Arc<Hooks>> {
+        self.hooks.read().clone()
+    }
+
+    fn replace_hooks(&self, hooks: Option<Arc<Hooks>>) {
+        let before = std::mem::replace(&mut *self.hooks.write(), hooks);
+        // What they hold may be the last of something large: not under the lock.
+        drop(before);
+    }
+
     pub(crate) fn turn_end(&self) {
-        if let Some(hooks) = self.hooks.get() {
+        if let Some(hooks) = self.hooks() {
             (hooks.turn_end)();
         }
     }
 
     pub(crate) fn arrived(&self, queue: &QueueRef) {
-        if let Some(hooks) = self.hooks.get() {
+        if let Some(hooks) = self.hooks() {
             (hooks.arrived)(queue);
         }
     }
@@ -415,8 +431,23 @@ impl Shared {
         }
     }
 
-    /// Everything below the tail as a checkpoint. The writer stands still only while the state is copied.
+    /// Everything below the tail as a checkpoint.
     pub(crate) fn checkpoint(&self) -> std::io::Result<()> {
+        let _one = self.checkpointing.lock();
+        self.write_checkpoint().map(drop)
+    }
+
+    /// The newest checkpoint; one is made if there is none, or none that is whole.
+    pub(crate) fn newest_checkpoint(&self) -> std::io::Result<Checkpoint> {
+        let _one = self.checkpointing.lock();
+        match Checkpoint::load(&*self.env.disk)? {
+            Loaded::Newest(newest) => Ok(newest),
+            _ => self.write_checkpoint(),
+        }
+    }
+
+    /// The writer stands still only while the state is copied.
+    fn write_checkpoint(&self) -> std::io::Result<Checkpoint> {
         // Most of it while the writer goes on, so that little is left for the moment it stands still.
         for _ in 0..SPILLS_MAX {
             self.queues.spill()?;
@@ -456,7 +487,7 @@ impl Shared {
         self.queues.checkpoint_durable();
         self.keys.checkpoint_durable();
         self.maintenance.note_checkpoint(checkpoint.log_offset);
-        Ok(())
+        Ok(checkpoint)
     }
 
     /// What is behind the checkpoint can still be cut, what is before it never: the state without it is not kept.
@@ -480,4 +511,4 @@ const ENTRIES_LEFT_MAX: usize = 4096;
 /// How long the writer thread sleeps when nothing is unflushed and nobody wakes it.
 const IDLE_PAUSE: Duration = Duration::from_millis(500);
 /// Dirty log bytes beyond which the writer syncs before the interval is over, so that a sync never has much to do.
-const UNFLUSHED_BYTES_MAX: u64 = 8 << 20;
+pub(crate) const UNFLUSHED_BYTES_MAX: u64 = 8 << 20;

@@ -3,7 +3,10 @@
 
 use sluice_env::real;
 use sluice_protocol::record::{RecordFields, RecordView};
-use sluice_store::{Batch, FlushMode, ReadLimits, Store, StoreOptions, Wait};
+use sluice_store::{
+    Batch, FlushMode, ReadLimits, Store, StoreOptions, Wait,
+    resync::{self, Filling},
+};
 use sluice_types::{QueueId, QueueOffset, Topic};
 use std::{
     os::unix::fs::MetadataExt,
@@ -129,5 +132,34 @@ fn count(store: &Store, topic: &Topic, queue: u32) -> u32 {
         assert_eq!(seen, u64::from(out.messages));
         messages += out.messages;
         next = out.next;
+    }
+}
+
+#[test]
+fn a_log_is_taken_whole_from_one_disk_to_another() {
+    let directories = [(); 2].map(|()| tempfile::tempdir().expect("directory"));
+    let lazy = FlushMode::Async { interval: Duration::from_millis(50) };
+    let [master, replica] = [&directories[0], &directories[1]].map(|directory| open(directory.path(), lazy));
+    let topic = Topic::new("orders").expect("legal");
+    for i in 0..200_u32 {
+        master.append(one(&master, &topic, i % 2, &vec![i as u8; 100_000]), Wait::Durable).expect("acknowledged");
+    }
+    replica.append(one(&replica, &topic, 0, b"another history"), Wait::Durable).expect("acknowledged");
+    drop(replica);
+    let (env, seed) = (real::env(directories[1].path()).expect("environment"), master.seed().expect("seed"));
+    resync::order(&env, master.segment_bytes()).expect("ordered");
+    let mut filling = Filling::begin(&env, &seed.bytes).expect("begun");
+    while !filling.filled().is_complete() {
+        let next = filling.filled().next;
+        filling.take(next, &master.range(next, 1 << 20).expect("readable")).expect("taken");
+    }
+    filling.finish().expect("filled");
+    let replica = open(directories[1].path(), lazy);
+    assert_eq!(replica.marks().appended, seed.end);
+    let limits = ReadLimits { messages: 100, bytes: 64 << 20, scanned: 100 };
+    for queue in 0..2 {
+        let [ours, theirs] =
+            [&master, &replica].map(|store| store.read(&store.queue(&topic, QueueId(queue)), QueueOffset(0), limits, &mut |_| true).expect("readable"));
+        assert_eq!((theirs.messages, theirs.slices.concat()), (100, ours.slices.concat()));
     }
 }

@@ -7,8 +7,8 @@ use std::{io, sync::Arc};
 /// Called before a call to the disk, with the file's name. It may wait, do something in between, or refuse.
 pub type Hook = Arc<dyn Fn(Op, &str) -> io::Result<()> + Send + Sync>;
 
-/// Any disk, with a hook before [`Op::Open`] and, on files opened through it, before [`Op::Read`], [`Op::Write`] and [`Op::Sync`]. What a test wants to happen
-/// between two steps happens there, where a real race would have to hit the moment.
+/// Any disk, with a hook before each call of an [`Op`]; for a rename with the new name. What a test wants to happen between two steps happens there, where a real race
+/// would have to hit the moment.
 pub struct HookedDisk {
     disk: Arc<dyn Disk>,
     hook: Hook,
@@ -39,18 +39,22 @@ impl Disk for HookedDisk {
     }
 
     fn create_dir(&self, dir: &str) -> io::Result<()> {
+        (self.hook)(Op::CreateDir, dir)?;
         self.disk.create_dir(dir)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        (self.hook)(Op::Rename, to)?;
         self.disk.rename(from, to)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        (self.hook)(Op::Remove, name)?;
         self.disk.remove(name)
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        (self.hook)(Op::SyncDir, dir)?;
         self.disk.sync_dir(dir)
     }
 
@@ -59,6 +63,7 @@ impl Disk for HookedDisk {
     }
 
     fn lock(&self, name: &str) -> io::Result<Box<dyn Send + Sync>> {
+        (self.hook)(Op::Open, name)?;
         self.disk.lock(name)
     }
 
@@ -88,10 +93,12 @@ impl File for HookedFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        (self.hook)(Op::SetLen, &self.name)?;
         self.file.set_len(len)
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
+        (self.hook)(Op::Allocate, &self.name)?;
         self.file.allocate(len)
     }
 

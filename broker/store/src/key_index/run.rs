@@ -11,7 +11,7 @@ use std::{
 };
 
 /// Directory of the runs.
-pub(super) const DIR: &str = "keyindex";
+pub(crate) const DIR: &str = "keyindex";
 pub(super) const META_BYTES: usize = 41;
 const PAGE_BYTES: usize = 4096;
 const PAIR_BYTES: usize = 16;

@@ -13,7 +13,7 @@ use std::{
 };
 
 /// Directory of the index files.
-pub(super) const DIR: &str = "queueindex";
+pub(crate) const DIR: &str = "queueindex";
 /// How many sizes of extent there are: 32, 256, 2048 and 16384 entries.
 const CLASSES: u8 = 4;
 const SMALLEST: usize = 32;

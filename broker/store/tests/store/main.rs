@@ -5,9 +5,11 @@
 mod damage;
 mod faults;
 mod flips;
+mod hooks;
 mod megabyte;
 mod others;
 mod recovery;
 mod replicas;
+mod resync;
 mod threads;
 mod world;

@@ -334,3 +334,25 @@ fn recovery_tells_the_last_record_also_when_a_checkpoint_has_come_behind_it() {
     world.kill();
     assert_eq!(world.open().last_recovered(), None, "the last one is metadata");
 }
+
+/// A rebuild reads the whole log.
+#[test]
+fn a_recovery_writes_the_keys_of_a_long_log_to_disk_and_makes_none_that_nobody_wants() {
+    let mut world = World::new(11, never_flushing());
+    let store = world.open();
+    let keys = (0..6000).map(|key| format!("{key:04}")).collect::<Vec<_>>().join(" ");
+    for _ in 0..50 {
+        append(&store, "orders", 0, b"x", &format!("KEYS\u{1}{keys}\u{2}"), Wait::Appended).expect("appended");
+    }
+    drop(store);
+    world.kill();
+    let left = world.disk.clone();
+    for wanted in [true, false] {
+        world.move_to(left.kill());
+        world.options.key_index = wanted;
+        let store = world.open();
+        let runs = world.disk.file_names().iter().filter(|name| name.starts_with("keyindex/")).count();
+        assert_eq!(runs, usize::from(wanted));
+        assert_eq!(store.query("orders", "0007", 100, 0, i64::MAX).expect("readable").len(), if wanted { 50 } else { 0 });
+    }
+}

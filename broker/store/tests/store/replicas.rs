@@ -2,22 +2,12 @@
 
 use crate::world::*;
 use sluice_env::sim::{Fault, FaultKind, Op};
-use sluice_store::{
-    AppendError, Batch, CutError, FlushMode, FollowError, Late, MetaChange, MetaTable, OpenError, Placed, ReadError, Store, StoreOptions, Wait,
-};
+use sluice_store::{AppendError, Batch, CutError, FlushMode, FollowError, Late, MetaChange, MetaTable, OpenError, Placed, ReadError, Store, Wait};
 use sluice_types::{CommitLogOffset, QueueId, QueueOffset};
 use std::{
     sync::{Arc, mpsc},
     time::Duration,
 };
-
-fn replicated(flush: FlushMode) -> StoreOptions {
-    StoreOptions { replicated: true, ..options(flush) }
-}
-
-fn lazy() -> FlushMode {
-    never_flushing().flush
-}
 
 /// Opens a log of its own life; seeds tell the stores apart.
 fn world(seed: u64, flush: FlushMode) -> World {
@@ -27,30 +17,6 @@ fn world(seed: u64, flush: FlushMode) -> World {
 /// Appends without waiting for the confirmation.
 fn write(store: &Store, queue: u32, body: &[u8]) -> Placed {
     append(store, "orders", queue, body, "KEYS\u{1}k1\u{2}", Wait::Appended).expect("appended")
-}
-
-/// Hands over what the replica lacks, in ranges of so many bytes.
-fn catch_up(master: &Store, replica: &Store, bytes_max: usize) {
-    loop {
-        let from = replica.marks().appended;
-        let range = master.range(from, bytes_max).expect("readable");
-        if range.is_empty() {
-            return;
-        }
-        replica.follow(from, &range).expect("taken");
-    }
-}
-
-/// The log's bytes from its begin to its end.
-fn log_of(store: &Store) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while let Ok(range) = store.range(CommitLogOffset(bytes.len() as u64), 100_000) {
-        if range.is_empty() {
-            break;
-        }
-        bytes.extend_from_slice(&range);
-    }
-    bytes
 }
 
 /// Hands a message in and says how it was answered, when it is.

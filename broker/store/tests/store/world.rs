@@ -31,6 +31,14 @@ pub(crate) fn never_flushing() -> StoreOptions {
     options(FlushMode::Async { interval: Duration::from_secs(3600) })
 }
 
+pub(crate) fn replicated(flush: FlushMode) -> StoreOptions {
+    StoreOptions { replicated: true, ..options(flush) }
+}
+
+pub(crate) fn lazy() -> FlushMode {
+    never_flushing().flush
+}
+
 /// One life of a store after another, on disks that inherit from each other.
 pub(crate) struct World {
     pub(crate) env: Env,
@@ -151,4 +159,28 @@ pub(crate) fn until(what: &str, mut so: impl FnMut() -> bool) {
         assert!(start.elapsed() < Duration::from_secs(20), "waited in vain: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Hands over what the replica lacks, in ranges of so many bytes.
+pub(crate) fn catch_up(master: &Store, replica: &Store, bytes_max: usize) {
+    loop {
+        let from = replica.marks().appended;
+        let range = master.range(from, bytes_max).expect("readable");
+        if range.is_empty() {
+            return;
+        }
+        replica.follow(from, &range).expect("taken");
+    }
+}
+
+/// The log's bytes from its begin to its end.
+pub(crate) fn log_of(store: &Store) -> Vec<u8> {
+    let (min, mut bytes) = (store.marks().min, Vec::new());
+    while let Ok(range) = store.range(min.plus(bytes.len() as u64), 100_000) {
+        if range.is_empty() {
+            break;
+        }
+        bytes.extend_from_slice(&range);
+    }
+    bytes
 }

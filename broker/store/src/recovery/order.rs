@@ -1,0 +1,43 @@
+//! Orders: a number in a file of its own. Written before the store is given up, carried out when its directory is opened next, and withdrawn when that is durable.
+
+use super::{OpenError, disk_error, write_new};
+use crate::flush_mark;
+use sluice_env::{Disk, OpenMode};
+use std::{io, sync::Arc};
+
+/// What may be ordered.
+pub(crate) struct Order {
+    pub(super) file: &'static str,
+    what: &'static str,
+}
+
+/// To end the log there, earlier than it does.
+pub(crate) const CUT: Order = Order { file: "cut", what: "the order to cut the log" };
+/// To empty the directory for a log with segments of so many bytes.
+pub(crate) const RESYNC: Order = Order { file: "resync", what: "the order to empty the store" };
+
+impl Order {
+    /// Gives it, durably.
+    pub(crate) fn give(&self, disk: &Arc<dyn Disk>, number: u64) -> io::Result<()> {
+        write_new(disk, self.file, &flush_mark::encode(number))
+    }
+
+    /// Its number, if it was given.
+    pub(crate) fn given(&self, disk: &Arc<dyn Disk>) -> Result<Option<u64>, OpenError> {
+        let Self { file: name, what } = self;
+        let file = match disk.open(name, OpenMode::Read) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(disk_error(&format!("reading {what}"))(e)),
+        };
+        let mut bytes = [0; flush_mark::BYTES];
+        file.read_exact_at(&mut bytes, 0).map_err(|_| OpenError::Damaged(format!("the file {name} is too short")))?;
+        let number = flush_mark::decode(bytes).ok_or_else(|| OpenError::Damaged(format!("the file {name} does not match its checksum")))?;
+        Ok(Some(number))
+    }
+
+    /// It has been carried out: from now on the store may become what it was ordered not to be.
+    pub(crate) fn withdraw(&self, disk: &Arc<dyn Disk>) -> Result<(), OpenError> {
+        disk.remove(self.file).and_then(|()| disk.sync_dir("")).map_err(disk_error(&format!("withdrawing {}", self.what)))
+    }
+}
