@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "the command line runs outside of the broker's seam, on the real clock, files and network")]
 
 mod bench;
+mod broker;
 mod changes;
 mod cluster;
 mod consume;
@@ -43,6 +44,9 @@ pub enum Command {
     /// Brokers of the cluster, and what they say of themselves
     #[command(after_help = EXIT_CODES)]
     Cluster(cluster::Args),
+    /// Members of replicating groups: status, epochs, switchover
+    #[command(after_help = EXIT_CODES)]
+    Broker(broker::Args),
     /// Send messages: one from --body, or one a line from a file or standard input
     #[command(after_help = EXIT_CODES)]
     Produce(produce::Args),
@@ -84,6 +88,7 @@ async fn dispatch(command: Command) -> Result<(), error::CliError> {
         Command::Topic(args) => topic::run(args).await,
         Command::Group(args) => group::run(args).await,
         Command::Cluster(args) => cluster::run(args).await,
+        Command::Broker(args) => broker::run(args).await,
         Command::Produce(args) => produce::run(args).await,
         Command::Consume(args) => consume::run(args).await,
         Command::Query(args) => query::run(args).await,

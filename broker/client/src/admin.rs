@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 use sluice_protocol::{
     ExtFields, Frame, RequestCode, ResponseCode, TypedHeader, WireStr,
     body::{
-        ConsumerConnection, GetConsumerListByGroupResponseBody, GroupList, KvTable, SubscriptionGroupConfig, SubscriptionGroupWrapper, TopicConfig, TopicList,
-        from_json, to_json,
+        ConsumerConnection, EpochCache, GetConsumerListByGroupResponseBody, GroupList, GroupStatus, KvTable, SubscriptionGroupConfig, SubscriptionGroupWrapper,
+        TopicConfig, TopicList, from_json, to_json,
     },
     headers::{
         CreateTopicRequest, DeleteSubscriptionGroupRequest, DeleteTopicFromNamesrvRequest, DeleteTopicRequest, GetConsumeStatsRequest,
@@ -404,6 +404,26 @@ impl Admin {
     pub async fn broker_stats(&self, broker: &str) -> Result<Vec<(String, String)>, ClientError> {
         let table: KvTable = self.body(broker, RequestCode::GetBrokerRuntimeInfo, ExtFields::new()).await?;
         Ok(table.table.into_iter().collect())
+    }
+
+    /// A member of a replicating group, as it sees itself and its group.
+    pub async fn group_status(&self, broker: &str) -> Result<GroupStatus, ClientError> {
+        self.body(broker, RequestCode::SluiceGroupStatus, ExtFields::new()).await
+    }
+
+    /// The epochs of a member's log.
+    pub async fn epochs(&self, broker: &str) -> Result<EpochCache, ClientError> {
+        self.body(broker, RequestCode::GetBrokerEpochCache, ExtFields::new()).await
+    }
+
+    /// Lets that member of the group be master, or the one that has most of the log; what the old master says of it.
+    pub async fn switch_over(&self, master: &str, to: Option<u32>) -> Result<String, ClientError> {
+        let mut ext = ExtFields::new();
+        if let Some(to) = to {
+            ext.insert_integer("to", to);
+        }
+        let frame = self.call(master, RequestCode::SluiceSwitchover, ext).await?;
+        Ok(frame.header.remark.map(|remark| remark.to_string()).unwrap_or_default())
     }
 }
 

@@ -20,7 +20,7 @@ mod state;
 mod tenure;
 mod watch;
 
-pub use state::Status;
+pub use state::{ReplicaStatus, Status};
 
 use crate::{KeptError, coordinator::Coordinator};
 use shared::Shared;
@@ -137,6 +137,12 @@ impl Member {
     #[must_use]
     pub fn status(&self) -> Status {
         self.shared.status()
+    }
+
+    /// Which broker of which group it is.
+    #[must_use]
+    pub fn options(&self) -> &GroupOptions {
+        &self.shared.options
     }
 
     /// Its store; `None` while it is opened again.

@@ -6,12 +6,14 @@
 mod broker;
 mod dialect;
 mod group;
+mod replication;
 mod route;
 mod stats;
 
 pub use broker::*;
 pub use dialect::{BodyError, NESTING_MAX, from_json, to_fastjson, to_json};
 pub use group::*;
+pub use replication::*;
 pub use route::*;
 pub use stats::*;
 

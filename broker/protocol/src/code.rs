@@ -43,7 +43,7 @@ macro_rules! codes {
 }
 
 codes! {
-    /// What a peer asks for. The names are RocketMQ's.
+    /// What a peer asks for. The names are RocketMQ's; those from a million on are Sluice's own.
     RequestCode: "Request code" {
         SendMessage = 10,
         PullMessage = 11,
@@ -157,6 +157,8 @@ codes! {
         Notification = 200054,
         PollingInfo = 200055,
         BatchAckMessage = 200151,
+        SluiceGroupStatus = 1_000_001,
+        SluiceSwitchover = 1_000_002,
     }
 }
 

@@ -13,6 +13,7 @@ pub use keys::{KEYS, Key};
 pub use sources::Source;
 
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     path::PathBuf,
@@ -114,6 +115,30 @@ pub struct StorageConfig {
     pub append_queue_bytes: u64,
 }
 
+/// The group that this broker is a member of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplicationConfig {
+    /// Each member's number and address; empty: there is no group.
+    pub members: BTreeMap<u32, String>,
+    /// Which one this broker is.
+    pub member: u32,
+    /// The coordinator's endpoints.
+    pub etcd: Option<Vec<String>>,
+    /// Silence after which a master is taken for lost.
+    pub lease: Duration,
+    /// Fewest members that must hold a record.
+    pub min_in_sync: usize,
+}
+
+impl ReplicationConfig {
+    /// Where the other members reach this one, host and port.
+    #[must_use]
+    pub fn own_address(&self) -> Option<(&str, u16)> {
+        let (host, port) = self.members.get(&self.member)?.rsplit_once(':')?;
+        Some((host, port.parse().ok()?))
+    }
+}
+
 /// Rules for new topics.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TopicsConfig {
@@ -195,6 +220,8 @@ pub struct Config {
     pub naming_addresses: Vec<String>,
     /// The store.
     pub storage: StorageConfig,
+    /// The group.
+    pub replication: ReplicationConfig,
     /// New topics.
     pub topics: TopicsConfig,
     /// Messages.
@@ -226,6 +253,7 @@ impl Config {
             },
             naming_addresses: Vec::new(),
             storage: StorageConfig::default(),
+            replication: ReplicationConfig::default(),
             topics: TopicsConfig::default(),
             messages: MessagesConfig::default(),
             transaction: TransactionConfig::default(),
@@ -372,12 +400,31 @@ fn check_together(config: &Config, effective: &[Effective], errors: &mut Vec<Con
     if config.roles.broker && !config.roles.naming && config.naming_addresses.is_empty() {
         refuse("naming.addresses", "a broker without a name server in the same process must be told where to register".into());
     }
+    let replication = &config.replication;
+    if !replication.members.is_empty() {
+        let members = replication.members.len();
+        if !replication.members.contains_key(&replication.member) {
+            refuse("replication.member", format!("replication.members has no member {}", replication.member));
+        }
+        if replication.etcd.is_none() {
+            refuse("replication.coordinator", "members of a group have to be told where the group keeps who is master".into());
+        }
+        if replication.min_in_sync > members {
+            refuse("replication.min_in_sync", format!("there are only {members} members"));
+        }
+        if text("broker.name").is_some_and(|name| name.value == "auto") {
+            refuse("broker.name", "all members of a group have one name, and auto gives each host's own".into());
+        }
+    } else if replication.etcd.is_some() {
+        refuse("replication.coordinator", "without replication.members there is no group to coordinate".into());
+    }
     let vip = if config.roles.broker { config.listen.vip_port() } else { None };
     let ports = [
         ("naming.port", config.roles.naming.then_some(config.listen.naming_port)),
         ("broker.port", config.roles.broker.then_some(config.listen.broker_port)),
         ("broker.vip_port", vip),
         ("http.port", config.listen.http_port),
+        ("replication.members", replication.own_address().map(|(_, port)| port)),
     ];
     for (i, (name, port)) in ports.iter().enumerate() {
         if let Some((other, _)) = ports[..i].iter().find(|(_, earlier)| port.is_some() && earlier == port) {

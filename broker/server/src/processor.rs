@@ -4,6 +4,8 @@ mod admin;
 mod aside;
 mod clients;
 mod failure;
+mod forward;
+mod group;
 mod lookup;
 mod naming;
 mod offsets;
@@ -12,15 +14,18 @@ mod reply;
 mod routes;
 mod runtime;
 mod send;
+mod side;
 mod stats;
 #[cfg(test)]
 mod tests;
 mod told;
 
+pub use forward::{Forwards, Master};
 pub use naming::NamingProcessor;
 pub use push::Pushes;
 pub use routes::LocalBroker;
 pub(crate) use routes::topic_to_wire;
+pub use side::BrokerSide;
 pub use told::Told;
 
 use crate::{
@@ -30,10 +35,14 @@ use crate::{
 use aside::Aside;
 use clients::check_client_config;
 use failure::{Answer, Failure, Outcome};
+use forward::Here;
 use reply::Reply;
 use sluice_delivery::Delivery;
 use sluice_protocol::{Frame, Header, RequestCode, RequestCode as Code};
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Weak},
+};
 
 /// The broker's requests.
 pub struct BrokerProcessor {
@@ -58,7 +67,7 @@ impl BrokerProcessor {
 
 /// Stands behind every port. With both roles in one process, each port answers for both.
 pub struct Processor {
-    broker: Option<BrokerProcessor>,
+    broker: Option<Arc<BrokerSide>>,
     naming: Option<NamingProcessor>,
     metrics: Arc<RequestMetrics>,
 }
@@ -87,56 +96,100 @@ impl Request<'_> {
 impl Processor {
     /// Answers what belongs to the roles given.
     #[must_use]
-    pub fn new(broker: Option<BrokerProcessor>, naming: Option<NamingProcessor>, metrics: Arc<RequestMetrics>) -> Arc<Self> {
-        Arc::new(Self { broker, naming, metrics })
+    pub fn new(broker: Option<Arc<BrokerSide>>, naming: Option<NamingProcessor>, metrics: Arc<RequestMetrics>) -> Arc<Self> {
+        let processor = Arc::new(Self { broker, naming, metrics });
+        if let Some(side) = &processor.broker {
+            let itself: Weak<Self> = Arc::downgrade(&processor);
+            side.set_here(itself);
+        }
+        processor
     }
 
-    fn handle(&self, code: RequestCode, request: Request<'_>, reply: Reply) {
-        if is_naming(code) {
-            match &self.naming {
-                Some(naming) => naming.handle(code, &request, reply),
-                None => reply.not_supported(),
-            }
-        } else {
-            match &self.broker {
-                Some(broker) => broker.handle(code, &request, reply),
-                None => reply.not_supported(),
-            }
+    /// A request of the broker's part: handled here or handed to the group's master.
+    fn broker_frame(&self, side: &BrokerSide, code: RequestCode, connection: &Arc<Connection>, frame: Frame, permit: Permit) {
+        side.remember(connection, &frame);
+        if group::is_of_member(code)
+            && let Some(member) = side.member()
+        {
+            let reply = Reply::new(connection, &frame.header, permit, &self.metrics, None);
+            return group::handle(member, code, &frame, reply);
         }
+        let Some((processor, fence)) = side.master() else {
+            return match side.forwards() {
+                Some(forwards) => forwards.frame(connection, frame, permit),
+                None => Reply::new(connection, &frame.header, permit, &self.metrics, None).not_supported(),
+            };
+        };
+        let Frame { header, body } = frame;
+        // What waits for the log is as good as its confirmation; everything else is a master's word, and must still be one when it is given.
+        let fence = fence.filter(|_| !waits_for_the_log(code));
+        let reply = Reply::new(connection, &header, permit, &self.metrics, fence);
+        processor.handle(code, &Request { header: &header, body, connection }, reply);
+    }
+}
+
+impl Here for Processor {
+    fn serves(&self) -> bool {
+        self.broker.as_ref().is_some_and(|side| side.master().is_some())
+    }
+
+    fn serve(&self, connection: &Arc<Connection>, frame: Frame, permit: Permit) {
+        self.on_frame(connection, frame, permit);
     }
 }
 
 impl Service for Processor {
     fn on_frame(&self, connection: &Arc<Connection>, frame: Frame, permit: Permit) {
-        let Frame { header, body } = frame;
+        let header = &frame.header;
         if header.is_response() {
             // We send only what wants no answer.
             tracing::debug!(peer = %connection.peer(), opaque = header.opaque, "an answer to nothing was dropped");
             return;
         }
-        let reply = Reply::new(connection, &header, permit, &self.metrics);
-        match header.request_code() {
-            Some(code) => self.handle(code, Request { header: &header, body, connection }, reply),
-            None => reply.not_supported(),
+        let code = header.request_code();
+        match (code, &self.naming, &self.broker) {
+            (Some(code), Some(naming), _) if is_naming(code) => {
+                let Frame { header, body } = frame;
+                let reply = Reply::new(connection, &header, permit, &self.metrics, None);
+                naming.handle(code, &Request { header: &header, body, connection }, reply);
+            }
+            (Some(code), _, Some(side)) if !is_naming(code) => self.broker_frame(side, code, connection, frame, permit),
+            _ => Reply::new(connection, header, permit, &self.metrics, None).not_supported(),
         }
     }
 
     fn on_read(&self, body: &mut dyn FnMut()) {
         match &self.broker {
             // The sends of one read share one write and one sync.
-            Some(broker) => broker.delivery.store().corked(body),
+            Some(broker) => broker.corked(body),
             None => body(),
         }
     }
 
     fn on_close(&self, connection: &Arc<Connection>) {
         if let Some(broker) = &self.broker {
-            broker.delivery.connection_closed(connection.id());
+            broker.closed(connection);
         }
         if let Some(naming) = &self.naming {
             naming.connection_closed(connection);
         }
     }
+}
+
+/// Whose success is told when its record is stored as durably as the log's rule asks, and not before.
+const fn waits_for_the_log(code: Code) -> bool {
+    matches!(
+        code,
+        Code::SendMessage
+            | Code::SendMessageV2
+            | Code::SendBatchMessage
+            | Code::EndTransaction
+            | Code::ConsumerSendMsgBack
+            | Code::UpdateAndCreateTopic
+            | Code::DeleteTopicInBroker
+            | Code::UpdateAndCreateSubscriptiongroup
+            | Code::DeleteSubscriptiongroup
+    )
 }
 
 /// Which requests are the name server's.
@@ -250,6 +303,8 @@ impl BrokerProcessor {
             | Code::ExchangeBrokerHaInfo
             | Code::GetBrokerHaStatus
             | Code::GetBrokerEpochCache
+            | Code::SluiceGroupStatus
+            | Code::SluiceSwitchover
             | Code::AuthCreateUser
             | Code::AuthUpdateUser
             | Code::AuthDeleteUser

@@ -4,6 +4,7 @@ mod broker;
 mod error;
 mod listeners;
 mod machine;
+mod member;
 mod registration;
 mod stores;
 #[cfg(test)]
@@ -15,7 +16,7 @@ use crate::{
     config::{Config, MESSAGE_OVERHEAD_BYTES},
     http::{self, Check, Readiness},
     net::{Listener, Net, NetLimits},
-    processor::{BrokerProcessor, NamingProcessor, Processor},
+    processor::{NamingProcessor, Processor},
     telemetry::{Telemetry, net_samples, store_samples},
 };
 use broker::Broker;
@@ -26,6 +27,7 @@ use sluice_store::{RecoveryProgress, Store};
 use std::{
     fmt::Write as _,
     io::{self, Write as _},
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -91,6 +93,8 @@ async fn serve(config: &Config, started: Instant) -> Result<(), RunError> {
 struct Running {
     net: Arc<Net>,
     broker: Option<Arc<Broker>>,
+    /// Where clients are told that the broker is.
+    advertised: SocketAddr,
     /// Where the name server's key-value configuration is kept: the broker's store, or one of its own.
     kv: Option<Arc<Store>>,
     readiness: Arc<Readiness>,
@@ -128,7 +132,7 @@ impl Running {
             telemetry.collect(move |samples| store_samples(&kv.status(), samples))?;
         }
         let processor = Processor::new(
-            broker.as_ref().map(|broker| BrokerProcessor::new(Arc::clone(&broker.delivery), broker.local(), Arc::clone(&broker.told))),
+            broker.as_ref().map(|broker| broker.side()),
             table.as_ref().zip(kv.as_ref()).map(|(table, kv)| NamingProcessor::new(Arc::clone(table), Arc::clone(kv))),
             Arc::clone(&telemetry.requests),
         );
@@ -142,7 +146,7 @@ impl Running {
             tasks.extend(broker.register(&config.naming_addresses, &stopping));
         }
         readiness.started(checks(broker.as_ref(), kv.as_ref()));
-        Ok(Self { net, broker, kv, readiness, stop, tasks })
+        Ok(Self { net, broker, advertised: broker::advertised(config), kv, readiness, stop, tasks })
     }
 
     /// One line that tells where what is served, and how long the start took.
@@ -154,8 +158,8 @@ impl Running {
                 let _ = write!(line, " {name} {},", port.address);
             }
         }
-        if let Some(broker) = &self.broker {
-            let _ = write!(line, " clients are told {},", broker.advertised);
+        if self.broker.is_some() {
+            let _ = write!(line, " clients are told {},", self.advertised);
         }
         let _ = write!(line, " started in {} ms", started.elapsed().as_millis());
         // A reader that has gone away is no reason to stop serving.
@@ -165,12 +169,14 @@ impl Running {
     /// Nothing new, what is in work to its end, then everything to disk.
     async fn stop(self, deadline: Duration) {
         self.readiness.stopping();
+        // While clients are still served, or led to the next master.
+        close(self.broker.clone(), |broker| broker.leave()).await;
         self.stop.send_replace(true);
         self.net.stop_reading();
         // Delivery first: it answers held pulls, which would be in work until their deadlines. Then what is in work, and the log last.
-        close(self.broker.clone(), |broker| broker.delivery.close()).await;
+        close(self.broker.clone(), |broker| broker.close_delivery()).await;
         self.net.stop(deadline.min(DRAIN_MAX)).await;
-        close(self.broker, |broker| broker.store.close()).await;
+        close(self.broker, |broker| broker.close()).await;
         // The broker's own is closed already: a second time does nothing.
         close(self.kv, |store| store.close()).await;
         for task in self.tasks {
@@ -197,10 +203,10 @@ async fn open_broker(config: &Config, net: &Arc<Net>, places: &Places, progress:
     aside(move || Broker::open(&config, &net, runtime, &places, &progress)).await.map(|broker| Some(Arc::new(broker)))
 }
 
-/// Key-value configuration lies in the broker's log when there is a broker, else in a small store of its own.
+/// Key-value configuration lies in the log of a broker that is alone, else in a small store of its own.
 async fn open_kv(broker: Option<&Arc<Broker>>, places: &Places, progress: Arc<RecoveryProgress>) -> Result<Arc<Store>, RunError> {
-    if let Some(broker) = broker {
-        return Ok(Arc::clone(&broker.store));
+    if let Some(store) = broker.and_then(|broker| broker.own_store()) {
+        return Ok(Arc::clone(store));
     }
     let places = places.clone();
     aside(move || places.open_naming(&progress)).await
@@ -223,8 +229,17 @@ fn recovering(progress: &RecoveryProgress) -> String {
 
 /// What speaks against traffic.
 fn checks(broker: Option<&Arc<Broker>>, kv: Option<&Arc<Store>>) -> Vec<Check> {
-    let Some(store) = broker.map(|broker| &broker.store).or(kv).cloned() else { return Vec::new() };
-    vec![Box::new(move || store.status().writable.err().map(|why| format!("the store takes no writes: {why}")))]
+    let (broker, kv) = (broker.cloned(), kv.cloned());
+    vec![Box::new(move || {
+        let store = match &broker {
+            Some(broker) => broker.store(),
+            None => Some(Arc::clone(kv.as_ref()?)),
+        };
+        match store {
+            Some(store) => store.status().writable.err().map(|why| format!("the store takes no writes: {why}")),
+            None => Some("the store is being opened again".to_owned()),
+        }
+    })]
 }
 
 async fn serve_http(listener: TcpListener, telemetry: Arc<Telemetry>, readiness: Arc<Readiness>, mut stopping: watch::Receiver<bool>) {

@@ -163,8 +163,7 @@ fn take(client: &Client, invoke: u64, by: sluice_history::By, of: &Queue, group:
         clock: (clock as u64).saturating_mul(1_000_000),
     };
     client.history.op(invoke, client.process, Some(by), What::Deliver(deliver));
-    let consumed =
-        Consumed { group, queue: of.clone(), offset, value, attempt: came.attempt, orderly: false, verdict: Verdict::Success, outcome: Outcome::Ok };
+    let consumed = Consumed { group, queue: of.clone(), offset, value, attempt: came.attempt, orderly: false, verdict: Verdict::Success, outcome: Outcome::Ok };
     client.history.op(client.history.now(), client.process, Some(by), What::Consumed(consumed));
 }
 

@@ -1,5 +1,7 @@
 //! Runs seeds: `cargo xtask sim` calls it.
 
+#![forbid(unsafe_code)]
+
 use clap::Parser;
 use sluice_sim::run::{Options, run};
 use std::process::ExitCode;

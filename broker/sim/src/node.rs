@@ -6,7 +6,8 @@ use crate::{
     talk::{Answer, Came, Request, Signed, Talk},
 };
 use sluice_delivery::{
-    CheckSent, ClientPush, ConnectionId, Delivery, DeliveryOptions, EndTransaction, PullRequest, SendError, SendRequest, Subscription, TransactionCheck, Verdict,
+    CheckSent, ClientPush, ConnectionId, Delivery, DeliveryOptions, EndTransaction, PullRequest, SendError, SendRequest, Subscription, TransactionCheck,
+    Verdict,
 };
 use sluice_env::{
     Connection, Env,
@@ -274,7 +275,9 @@ fn lock(delivery: &Arc<Delivery>, group: &str, client: &str, topic: &str, queue:
         delivery.locks().unlock(&self::group(group), client, &queues);
         return Answer::Done(true);
     }
-    Answer::Done(!delivery.locks().lock(&self::group(group), client, &queues).is_empty())
+    let (sender, receiver) = oneshot();
+    delivery.locks().lock(&self::group(group), client, &queues, Box::new(move |granted| sender.send(granted)));
+    Answer::Done(receiver.recv_timeout(STORE_ANSWER).is_ok_and(|granted| !granted.is_empty()))
 }
 
 fn host() -> SocketAddr {
@@ -321,11 +324,13 @@ impl Service for Serving {
     fn close(&self, epoch: Epoch) {
         let Some((_, delivery)) = self.0.master.lock().take() else { return };
         self.0.history.node(self.0.id, NodeEvent::Ceased { epoch: epoch.0 });
-        delivery.close();
+        delivery.abandon();
     }
 
     fn hand_over(&self, epoch: Epoch) {
-        self.close(epoch);
+        let Some((_, delivery)) = self.0.master.lock().take() else { return };
+        self.0.history.node(self.0.id, NodeEvent::Ceased { epoch: epoch.0 });
+        delivery.close();
     }
 
     fn master_is(&self, _: Option<&(MemberId, String)>) {}

@@ -130,6 +130,7 @@ impl<'a> World<'a> {
         let mut events = self.history.take();
         events.sort_by_key(|event| event.done);
         if let Ok(path) = std::env::var("SLUICE_SIM_HISTORY") {
+            #[allow(clippy::disallowed_methods, reason = "a file of the one who looks for the cause, and none of the simulation")]
             let mut file = std::fs::File::create(path).unwrap_or_else(|error| panic!("the history's file: {error}"));
             events.iter().for_each(|event| drop(sluice_history::write(&mut file, event)));
         }

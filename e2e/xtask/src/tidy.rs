@@ -19,11 +19,28 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sluice-replication", &["sluice-types"]),
     ("sluice-group", &["sluice-types", "sluice-env", "sluice-protocol", "sluice-store", "sluice-replication"]),
     ("sluice-delivery", &["sluice-types", "sluice-env", "sluice-protocol", "sluice-store"]),
-    ("sluice-sim", &["sluice-types", "sluice-env", "sluice-protocol", "sluice-store", "sluice-replication", "sluice-group", "sluice-delivery", "sluice-history"]),
+    (
+        "sluice-sim",
+        &["sluice-types", "sluice-env", "sluice-protocol", "sluice-store", "sluice-replication", "sluice-group", "sluice-delivery", "sluice-history"],
+    ),
     ("sluice-naming", &["sluice-types", "sluice-env", "sluice-protocol"]),
     ("sluice-client", &["sluice-types", "sluice-env", "sluice-protocol"]),
     ("sluice-cli", &["sluice-types", "sluice-env", "sluice-protocol", "sluice-client"]),
-    ("sluice", &["sluice-types", "sluice-env", "sluice-protocol", "sluice-store", "sluice-delivery", "sluice-naming", "sluice-client", "sluice-cli"]),
+    (
+        "sluice",
+        &[
+            "sluice-types",
+            "sluice-env",
+            "sluice-protocol",
+            "sluice-store",
+            "sluice-replication",
+            "sluice-group",
+            "sluice-delivery",
+            "sluice-naming",
+            "sluice-client",
+            "sluice-cli",
+        ],
+    ),
     ("xtask", &["sluice-types", "sluice-protocol", "sluice-client"]),
 ];
 

@@ -2,7 +2,7 @@
 
 use super::{
     GroupOptions, Service, StartError,
-    state::{Desk, State, Status},
+    state::{Desk, ReplicaStatus, State, Status},
     tenure::Command,
 };
 use crate::{
@@ -22,6 +22,7 @@ use sluice_replication::{
 use sluice_store::{FlushMode, Marks, RecoveryProgress, Store, StoreOptions};
 use sluice_types::CommitLogOffset;
 use std::{
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -428,6 +429,8 @@ impl Shared {
             state.pace.is_flapping(self.now()).then(|| "the master has changed several times within minutes: the next change waits longer".to_owned()),
         ];
         Status {
+            me: state.core.me(),
+            replicas: replicas(&state),
             master_of: state.core.master_of(),
             master: state.master.clone(),
             seen: state.core.seen(),
@@ -470,6 +473,20 @@ impl Lead for Shared {
         confirm(confirmed);
         Ok(())
     }
+}
+
+fn replicas(state: &State) -> Vec<ReplicaStatus> {
+    let Some(set) = state.core.in_sync() else { return Vec::new() };
+    let (recorded, me) = (&set.recorded().state, state.core.me());
+    let connected: BTreeMap<Member, bool> = state.pace.replicas().collect();
+    let all: BTreeSet<Member> = connected.keys().copied().chain(recorded.in_sync.iter().copied().filter(|member| *member != me)).collect();
+    let status = |member| ReplicaStatus {
+        member,
+        is_in_sync: recorded.has(member),
+        is_connected: connected.get(&member).copied().unwrap_or_default(),
+        held: set.held(member).unwrap_or_default(),
+    };
+    all.into_iter().map(status).collect()
 }
 
 /// Answers those who wait for it, without the lock: their callbacks may take their time.

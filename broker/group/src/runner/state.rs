@@ -3,7 +3,7 @@
 use super::tenure::Command;
 use crate::{Kept, coordinator::Lease};
 use sluice_env::Connection;
-use sluice_replication::{Core, Epoch, GroupState, MemberId, Pace, Seen, SetBack, Version, wire::Answer};
+use sluice_replication::{Core, Epoch, GroupState, Held, Member, MemberId, Pace, Seen, SetBack, Version, wire::Answer};
 use sluice_store::{Marks, Store};
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -48,9 +48,24 @@ pub(super) struct Desk {
     pub(super) look: bool,
 }
 
+/// A replica as its master sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplicaStatus {
+    /// Who it is.
+    pub member: Member,
+    /// Whether records wait for it.
+    pub is_in_sync: bool,
+    /// Whether it is connected.
+    pub is_connected: bool,
+    /// What it is known to hold.
+    pub held: Held,
+}
+
 /// How a member is.
 #[derive(Clone, Debug)]
 pub struct Status {
+    /// Who it is.
+    pub me: Member,
     /// The epoch that it is master of.
     pub master_of: Option<Epoch>,
     /// The master that it follows, with where that one serves clients.
@@ -59,6 +74,8 @@ pub struct Status {
     pub seen: Seen,
     /// As master: the group's state.
     pub state: Option<GroupState>,
+    /// As master: the other members that have spoken to it or are in the set.
+    pub replicas: Vec<ReplicaStatus>,
     /// How far its log has come; `None` while its store is opened again.
     pub marks: Option<Marks>,
     /// What a person should know, each in a sentence.

@@ -1,6 +1,6 @@
 //! Text to values. Every function says in words why it refused.
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 const NAME_BYTES_MAX: usize = 127;
 
@@ -52,6 +52,34 @@ pub(super) fn addresses(raw: &str) -> Result<Vec<String>, String> {
         port(number).map_err(|_| format!("the port of {address:?} is not a number from 1 to 65535"))?;
     }
     if list.is_empty() { Err("it is empty".into()) } else { Ok(list) }
+}
+
+/// `1=host:port,2=host:port`.
+pub(super) fn members(raw: &str) -> Result<BTreeMap<u32, String>, String> {
+    let mut members = BTreeMap::new();
+    if raw == "none" {
+        return Ok(members);
+    }
+    for item in list(raw) {
+        let Some((number, address)) = item.split_once('=') else { return Err(format!("{item:?} is not of the form number=host:port")) };
+        let number = integer(number.trim(), 1, 1_000_000).map_err(|why| format!("the number of {item:?}: {why}"))? as u32;
+        let address = addresses(address.trim())?.swap_remove(0);
+        if members.insert(number, address).is_some() {
+            return Err(format!("member {number} is there twice"));
+        }
+    }
+    if members.is_empty() { Err("it is empty".into()) } else { Ok(members) }
+}
+
+/// `etcd://host:port,host:port`.
+pub(super) fn coordinator(raw: &str) -> Result<Option<Vec<String>>, String> {
+    if raw == "none" {
+        return Ok(None);
+    }
+    match raw.strip_prefix("etcd://") {
+        Some(rest) => addresses(rest.trim_end_matches('/')).map(Some),
+        None => Err("it does not begin with etcd://".into()),
+    }
 }
 
 pub(super) fn plain_name(raw: &str) -> Result<String, String> {
@@ -143,6 +171,17 @@ mod tests {
         assert_eq!(bytes("4096", "1B", "4GiB"), Ok(4096));
         assert!(bytes("1GB", "1B", "4GiB").unwrap_err().contains("GiB"));
         assert!(bytes("-1", "1B", "4GiB").is_err());
+    }
+
+    #[test]
+    fn members_are_numbers_with_addresses() {
+        let two = BTreeMap::from([(1, "a:10912".to_owned()), (2, "b:1".to_owned())]);
+        assert_eq!((members("1=a:10912, 2=b:1"), members("none")), (Ok(two), Ok(BTreeMap::new())));
+        for (bad, why) in [("a:1", "form"), ("0=a:1", "between"), ("1=a", "port"), ("1=a:1;1=b:1", "twice"), (",", "empty")] {
+            assert!(members(bad).is_err_and(|error| error.contains(why)), "{bad}");
+        }
+        assert_eq!(coordinator("etcd://a:2379,b:2379/"), Ok(Some(vec!["a:2379".to_owned(), "b:2379".to_owned()])));
+        assert!(coordinator("zk://a:1").is_err() && coordinator("etcd://").is_err());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The one answer that each request gets.
 
-use super::{Answer, Failure, Outcome, failure::shortened};
+use super::{Answer, Failure, Outcome, failure::shortened, side::Fence};
 use crate::{
     net::{Connection, Permit, SendFailed},
     telemetry::RequestMetrics,
@@ -19,11 +19,13 @@ pub(super) struct Reply {
     begun: Instant,
     metrics: Arc<RequestMetrics>,
     answered: bool,
+    /// Of a master's answer that is only right while it is master.
+    fence: Option<Fence>,
     _permit: Permit,
 }
 
 impl Reply {
-    pub(super) fn new(connection: &Arc<Connection>, header: &Header, permit: Permit, metrics: &Arc<RequestMetrics>) -> Self {
+    pub(super) fn new(connection: &Arc<Connection>, header: &Header, permit: Permit, metrics: &Arc<RequestMetrics>, fence: Option<Fence>) -> Self {
         Self {
             connection: Arc::clone(connection),
             request: header.code,
@@ -33,12 +35,15 @@ impl Reply {
             begun: Instant::now(),
             metrics: Arc::clone(metrics),
             answered: false,
+            fence,
             _permit: permit,
         }
     }
 
     /// Answers with what the request came to.
     pub(super) fn outcome(mut self, outcome: Outcome) {
+        let is_void = outcome.is_ok() && self.fence.as_ref().is_some_and(|fence| !fence.holds());
+        let outcome = if is_void { Err(Failure::new(ResponseCode::SystemBusy, "this broker may not be master any more; ask again")) } else { outcome };
         match outcome {
             Ok(answer) => self.put(answer),
             Err(Failure { code, remark }) => self.put(Answer { code, remark: Some(shortened(remark)), ..Answer::success() }),

@@ -58,8 +58,11 @@ impl World {
         local.register(&table, &delivery).expect("first");
         let metrics = Telemetry::new().expect("fresh").requests;
         let naming = NamingProcessor::new(table, store);
-        let processor =
-            Processor::new(Some(BrokerProcessor::new(Arc::clone(&delivery), local, Told::new(0, tokio::runtime::Handle::current()))), Some(naming), metrics);
+        let processor = Processor::new(
+            Some(BrokerSide::alone(BrokerProcessor::new(Arc::clone(&delivery), local, Told::new(0, tokio::runtime::Handle::current())))),
+            Some(naming),
+            metrics,
+        );
         let listener = Listener::bind("127.0.0.1:0".parse().expect("literal"), &net, processor).await.expect("a free port");
         Self { net, delivery, address: listener.local_addr(), _dir: dir }
     }

@@ -1,26 +1,46 @@
 //! Opening and closing the broker's part: store, delivery, the identity under which clients find it.
 
-use super::{RunError, registration::Registration, stores::Places};
+use super::{
+    RunError,
+    member::{self, Mastership},
+    registration::Registration,
+    stores::Places,
+};
 use crate::{
     config::{BrokerIdentity, Config, FlushKind},
     net::Net,
-    processor::{LocalBroker, Pushes, Told},
-    telemetry::{Samples, Telemetry, delivery_samples, store_samples},
+    processor::{BrokerProcessor, BrokerSide, LocalBroker, Pushes, Told},
+    telemetry::{Samples, Telemetry, delivery_samples, member_samples, store_samples},
 };
 use sluice_delivery::{Delivery, DeliveryOptions};
+use sluice_group::runner::Member;
 use sluice_naming::RouteTable;
 use sluice_store::{FlushMode, RecoveryProgress, Store, StoreOptions};
 use std::{net::SocketAddr, sync::Arc};
 use tokio::{sync::watch, task::JoinHandle};
 
 /// The broker's part of a process.
-pub(super) struct Broker {
+pub(super) enum Broker {
+    /// It is alone.
+    Alone(Alone),
+    /// It is one of a group.
+    Member {
+        /// What it does in each role.
+        mastership: Arc<Mastership>,
+        /// Its part in the group.
+        member: Arc<Member>,
+    },
+}
+
+/// A broker that is alone.
+pub(super) struct Alone {
     pub(super) store: Arc<Store>,
     pub(super) delivery: Arc<Delivery>,
-    pub(super) advertised: SocketAddr,
+    advertised: SocketAddr,
     identity: BrokerIdentity,
     /// What name servers elsewhere know.
-    pub(super) told: Arc<Told>,
+    told: Arc<Told>,
+    side: Arc<BrokerSide>,
 }
 
 impl Broker {
@@ -32,29 +52,121 @@ impl Broker {
         places: &Places,
         progress: &RecoveryProgress,
     ) -> Result<Self, RunError> {
-        let dir = &config.data_dir;
-        let (env, store) = places.open(dir, store_options(config), progress)?;
-        let advertised = SocketAddr::new(config.listen.advertised(), config.listen.broker_port);
-        let told = Told::new(config.naming_addresses.len(), runtime.clone());
-        let spawn = Arc::new(move |work: Box<dyn FnOnce() + Send>| drop(runtime.spawn(async move { work() })));
-        let delivery = Delivery::open(Arc::clone(&store), env, delivery_options(config, advertised), Arc::new(Pushes::new(Arc::clone(net))), spawn)
-            .map_err(|source| RunError::Delivery { dir: dir.clone(), source })?;
-        Ok(Self { store, delivery, advertised, identity: config.broker.clone(), told })
+        if config.replication.members.is_empty() {
+            return Alone::open(config, net, runtime, places, progress).map(Self::Alone);
+        }
+        let (mastership, member) = Mastership::start(config, net, &runtime, places, progress)?;
+        Ok(Self::Member { mastership, member })
     }
 
-    /// Who clients are told that this is.
-    pub(super) fn local(&self) -> LocalBroker {
-        LocalBroker {
-            cluster: self.identity.cluster.clone(),
-            name: self.identity.name.clone(),
-            id: i64::try_from(self.identity.id).unwrap_or(i64::MAX),
-            address: self.advertised.to_string(),
+    /// Who handles the broker's requests.
+    pub(super) fn side(&self) -> Arc<BrokerSide> {
+        Arc::clone(match self {
+            Self::Alone(alone) => &alone.side,
+            Self::Member { mastership, .. } => &mastership.side,
+        })
+    }
+
+    /// Its store, unless that is being opened again.
+    pub(super) fn store(&self) -> Option<Arc<Store>> {
+        match self {
+            Self::Alone(alone) => Some(Arc::clone(&alone.store)),
+            Self::Member { member, .. } => member.store(),
+        }
+    }
+
+    /// What it delivers; a replica nothing.
+    fn delivery(&self) -> Option<Arc<Delivery>> {
+        match self {
+            Self::Alone(alone) => Some(Arc::clone(&alone.delivery)),
+            Self::Member { mastership, .. } => mastership.delivery(),
+        }
+    }
+
+    /// The store that a name server in this process may use too: one that takes writes whatever happens to others.
+    pub(super) fn own_store(&self) -> Option<&Arc<Store>> {
+        match self {
+            Self::Alone(alone) => Some(&alone.store),
+            Self::Member { .. } => None,
         }
     }
 
     /// Makes the topics known: at once in this process's own name server, and through registration elsewhere.
     pub(super) fn publish(&self, table: Option<&Arc<RouteTable>>) -> Result<(), sluice_naming::RouteError> {
-        let local = self.local();
+        match self {
+            Self::Alone(alone) => alone.publish(table),
+            Self::Member { mastership, .. } => {
+                if let Some(table) = table {
+                    mastership.set_table(table);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// One task for each name server elsewhere. A member of a group has its own, as long as it is master.
+    pub(super) fn register(&self, addresses: &[String], stop: &watch::Receiver<bool>) -> Vec<JoinHandle<()>> {
+        match self {
+            Self::Alone(alone) => alone.register(addresses, stop),
+            Self::Member { .. } => Vec::new(),
+        }
+    }
+
+    /// Lets every scrape see the store and delivery.
+    pub(super) fn measure(self: &Arc<Self>, telemetry: &Telemetry) -> Result<(), prometheus::Error> {
+        let broker = Arc::clone(self);
+        telemetry.collect(move |samples: &mut Samples| {
+            if let Some(store) = broker.store() {
+                store_samples(&store.status(), samples);
+            }
+            if let Some(delivery) = broker.delivery() {
+                delivery_samples(&delivery, samples);
+            }
+            if let Self::Member { member, .. } = &*broker {
+                member_samples(&member.status(), samples);
+            }
+        })
+    }
+
+    /// Lets another member be master, if there is one that can.
+    pub(super) fn leave(&self) {
+        if let Self::Member { member, .. } = self {
+            member::leave(member);
+        }
+    }
+
+    /// Answers what is held.
+    pub(super) fn close_delivery(&self) {
+        if let Self::Alone(alone) = self {
+            alone.delivery.close();
+        }
+    }
+
+    /// Everything to disk.
+    pub(super) fn close(&self) {
+        match self {
+            Self::Alone(alone) => alone.store.close(),
+            Self::Member { member, .. } => member.stop(),
+        }
+    }
+}
+
+impl Alone {
+    fn open(config: &Config, net: &Arc<Net>, runtime: tokio::runtime::Handle, places: &Places, progress: &RecoveryProgress) -> Result<Self, RunError> {
+        let dir = &config.data_dir;
+        let (env, store) = places.open(dir, store_options(config), progress)?;
+        let advertised = advertised(config);
+        let told = Told::new(config.naming_addresses.len(), runtime.clone());
+        let spawn = Arc::new(move |work: Box<dyn FnOnce() + Send>| drop(runtime.spawn(async move { work() })));
+        let delivery = Delivery::open(Arc::clone(&store), env, delivery_options(config, advertised), Arc::new(Pushes::new(Arc::clone(net))), spawn)
+            .map_err(|source| RunError::Delivery { dir: dir.clone(), source })?;
+        let identity = config.broker.clone();
+        let side = BrokerSide::alone(BrokerProcessor::new(Arc::clone(&delivery), local(&identity, advertised), Arc::clone(&told)));
+        Ok(Self { store, delivery, advertised, identity, told, side })
+    }
+
+    fn publish(&self, table: Option<&Arc<RouteTable>>) -> Result<(), sluice_naming::RouteError> {
+        let local = local(&self.identity, self.advertised);
         let here = table.map(|table| local.listener(Arc::clone(table)));
         let elsewhere = Arc::clone(&self.told);
         self.delivery.topics().set_listener(Arc::new(move |change, version| {
@@ -66,8 +178,7 @@ impl Broker {
         table.map_or(Ok(()), |table| local.register(table, &self.delivery))
     }
 
-    /// One task for each name server elsewhere.
-    pub(super) fn register(&self, addresses: &[String], stop: &watch::Receiver<bool>) -> Vec<JoinHandle<()>> {
+    fn register(&self, addresses: &[String], stop: &watch::Receiver<bool>) -> Vec<JoinHandle<()>> {
         let one = |(number, address): (usize, &String)| {
             let registration = Registration {
                 identity: self.identity.clone(),
@@ -81,17 +192,24 @@ impl Broker {
         };
         addresses.iter().enumerate().map(one).collect()
     }
+}
 
-    /// Lets every scrape see the store and delivery.
-    pub(super) fn measure(&self, telemetry: &Telemetry) -> Result<(), prometheus::Error> {
-        let store = Arc::clone(&self.store);
-        telemetry.collect(move |samples: &mut Samples| store_samples(&store.status(), samples))?;
-        let delivery = Arc::clone(&self.delivery);
-        telemetry.collect(move |samples: &mut Samples| delivery_samples(&delivery, samples))
+/// Who clients are told that this is.
+fn local(identity: &BrokerIdentity, advertised: SocketAddr) -> LocalBroker {
+    LocalBroker {
+        cluster: identity.cluster.clone(),
+        name: identity.name.clone(),
+        id: i64::try_from(identity.id).unwrap_or(i64::MAX),
+        address: advertised.to_string(),
     }
 }
 
-fn store_options(config: &Config) -> StoreOptions {
+/// Where clients are told that it is.
+pub(super) fn advertised(config: &Config) -> SocketAddr {
+    SocketAddr::new(config.listen.advertised(), config.listen.broker_port)
+}
+
+pub(super) fn store_options(config: &Config) -> StoreOptions {
     let storage = &config.storage;
     StoreOptions {
         segment_bytes: storage.segment_bytes,
@@ -108,7 +226,7 @@ fn store_options(config: &Config) -> StoreOptions {
     }
 }
 
-fn delivery_options(config: &Config, advertised: SocketAddr) -> DeliveryOptions {
+pub(super) fn delivery_options(config: &Config, advertised: SocketAddr) -> DeliveryOptions {
     DeliveryOptions {
         auto_create_topics: config.topics.auto_create,
         default_topic_queues: config.topics.queue_count,

@@ -42,6 +42,12 @@ pub enum RunError {
         /// What delivery said.
         source: sluice_delivery::OpenError,
     },
+    /// The broker can't take part in its group.
+    #[error("this broker can't take part in its group (replication.members): {source}")]
+    Group {
+        /// What the group said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The broker's own topics do not fit into the name server's table.
     #[error("the broker cannot be entered at its own name server: {0}")]
     Route(#[source] sluice_naming::RouteError),

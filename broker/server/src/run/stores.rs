@@ -36,9 +36,14 @@ impl Places {
         Self { data_dir: config.data_dir.clone(), env: Arc::new(env) }
     }
 
+    /// Clock, files and threads for that directory.
+    pub(super) fn env(&self, dir: &Path) -> Result<Env, RunError> {
+        (self.env)(dir).map_err(|source| RunError::DataDir { dir: dir.to_owned(), source })
+    }
+
     /// Opens a store and recovers. Blocks for as long as that takes.
     pub(super) fn open(&self, dir: &Path, options: StoreOptions, progress: &RecoveryProgress) -> Result<(Env, Arc<Store>), RunError> {
-        let env = (self.env)(dir).map_err(|source| RunError::DataDir { dir: dir.to_owned(), source })?;
+        let env = self.env(dir)?;
         let store = Store::open_watched(env.clone(), options, progress).map_err(|source| RunError::Store { dir: dir.to_owned(), source })?;
         Ok((env, store))
     }

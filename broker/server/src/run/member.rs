@@ -1,0 +1,223 @@
+//! A broker that is a member of a group: what it does as master, and as a replica.
+
+use super::{
+    RunError,
+    broker::{advertised, delivery_options, store_options},
+    registration::Registration,
+    stores::Places,
+};
+use crate::{
+    config::{BrokerIdentity, Config},
+    net::Net,
+    processor::{BrokerProcessor, BrokerSide, Forwards, LocalBroker, Master, Pushes, Told},
+};
+use parking_lot::Mutex;
+use sluice_delivery::{Delivery, DeliveryOptions};
+use sluice_env::Env;
+use sluice_group::{
+    coordinator::EtcdCoordinator,
+    runner::{GroupOptions, Member, Service},
+};
+use sluice_naming::RouteTable;
+use sluice_replication::{Epoch, MemberId, Timing};
+use sluice_store::{RecoveryProgress, Store};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+use tokio::{runtime::Handle, sync::watch, task::JoinHandle};
+
+/// Longest time that a stop waits for another member to become master.
+const HAND_OVER_MAX: Duration = Duration::from_secs(2);
+
+/// Everything that a master has and a replica has not, and how one becomes the other.
+pub(super) struct Mastership {
+    env: Env,
+    options: DeliveryOptions,
+    id: MemberId,
+    identity: BrokerIdentity,
+    advertised: SocketAddr,
+    naming_addresses: Vec<String>,
+    pushes: Arc<Pushes>,
+    told: Arc<Told>,
+    forwards: Arc<Forwards>,
+    pub(super) side: Arc<BrokerSide>,
+    table: OnceLock<Arc<RouteTable>>,
+    runtime: Handle,
+    /// Of the master: its delivery, and what registers it elsewhere.
+    tenure: Mutex<Option<Tenure>>,
+}
+
+struct Tenure {
+    epoch: Epoch,
+    delivery: Arc<Delivery>,
+    registrations: Vec<JoinHandle<()>>,
+    /// Registrations hold it to know when to end by themselves.
+    _go_on: watch::Sender<bool>,
+}
+
+impl Mastership {
+    /// Opens the data directory, recovers, and takes part in the group. Blocks for as long as that takes.
+    pub(super) fn start(
+        config: &Config,
+        net: &Arc<Net>,
+        runtime: &Handle,
+        places: &Places,
+        progress: &RecoveryProgress,
+    ) -> Result<(Arc<Self>, Arc<Member>), RunError> {
+        let dir = &config.data_dir;
+        let env = places.env(dir)?;
+        let advertised = advertised(config);
+        let forwards = Forwards::new(super::net_limits(config).frame, runtime.clone());
+        let mastership = Arc::new(Self {
+            options: delivery_options(config, advertised),
+            id: MemberId(config.replication.member),
+            identity: config.broker.clone(),
+            advertised,
+            naming_addresses: config.naming_addresses.clone(),
+            pushes: Arc::new(Pushes::new(Arc::clone(net))),
+            told: Told::new(config.naming_addresses.len(), runtime.clone()),
+            side: BrokerSide::in_group(Arc::clone(&forwards)),
+            forwards,
+            table: OnceLock::new(),
+            runtime: runtime.clone(),
+            tenure: Mutex::default(),
+            env: env.clone(),
+        });
+        let options = group_options(config);
+        let etcd: Vec<String> = config.replication.etcd.iter().flatten().map(|place| format!("http://{place}")).collect();
+        let coordinator =
+            EtcdCoordinator::new(runtime.clone(), &etcd, &options.cluster, &options.group).map_err(|error| RunError::Group { source: Box::new(error) })?;
+        let member =
+            Member::start(env, options, Arc::new(coordinator), mastership.clone(), progress).map_err(|error| RunError::Group { source: Box::new(error) })?;
+        mastership.side.set_member(&member);
+        Ok((mastership, member))
+    }
+
+    /// The name server in this process, which learns of the master's topics.
+    pub(super) fn set_table(&self, table: &Arc<RouteTable>) {
+        // There is one.
+        let _ = self.table.set(Arc::clone(table));
+        if let Some(tenure) = &*self.tenure.lock()
+            && let Err(error) = self.publish(&tenure.delivery)
+        {
+            tracing::error!(%error, "the master is missing in this process's name server");
+        }
+    }
+
+    /// What it delivers, as long as it is master.
+    pub(super) fn delivery(&self) -> Option<Arc<Delivery>> {
+        self.tenure.lock().as_ref().map(|tenure| Arc::clone(&tenure.delivery))
+    }
+
+    /// Clients are told that this is the group, whoever is master.
+    fn local(&self) -> LocalBroker {
+        LocalBroker { cluster: self.identity.cluster.clone(), name: self.identity.name.clone(), id: 0, address: self.advertised.to_string() }
+    }
+
+    fn publish(&self, delivery: &Arc<Delivery>) -> Result<(), String> {
+        let local = self.local();
+        let here = self.table.get().map(|table| local.listener(Arc::clone(table)));
+        let elsewhere = Arc::clone(&self.told);
+        delivery.topics().set_listener(Arc::new(move |change, version| {
+            if let Some(here) = &here {
+                here(change, version);
+            }
+            elsewhere.changed();
+        }));
+        self.table.get().map_or(Ok(()), |table| local.register(table, delivery).map_err(|error| error.to_string()))
+    }
+
+    fn register(&self, delivery: &Arc<Delivery>, go_on: &watch::Sender<bool>) -> Vec<JoinHandle<()>> {
+        let one = |(number, address): (usize, &String)| {
+            let registration = Registration {
+                identity: BrokerIdentity { id: 0, ..self.identity.clone() },
+                advertised: self.advertised,
+                delivery: Arc::clone(delivery),
+                told: Arc::clone(&self.told),
+                name_server: address.clone(),
+                number,
+            };
+            self.runtime.spawn(registration.run(go_on.subscribe()))
+        };
+        self.naming_addresses.iter().enumerate().map(one).collect()
+    }
+
+    /// Takes the role away from clients' eyes; comes back with what it was done with.
+    fn end(&self) -> Option<Tenure> {
+        self.side.set_master(None);
+        self.forwards.set_master(Master::Unknown);
+        let tenure = self.tenure.lock().take()?;
+        if let Some(table) = self.table.get() {
+            self.local().unregister(table);
+        }
+        // Without a word to the name servers: the next master has the same name and address there, and an unregistration could come after its registration.
+        tenure.registrations.iter().for_each(JoinHandle::abort);
+        (0..self.naming_addresses.len()).for_each(|number| self.told.away(number));
+        Some(tenure)
+    }
+}
+
+impl Service for Mastership {
+    fn open(&self, epoch: Epoch, store: &Arc<Store>) -> Result<(), String> {
+        let runtime = self.runtime.clone();
+        let work = Arc::new(move |work: Box<dyn FnOnce() + Send>| drop(runtime.spawn(async move { work() })));
+        let delivery =
+            Delivery::open(Arc::clone(store), self.env.clone(), self.options.clone(), self.pushes.clone(), work).map_err(|error| error.to_string())?;
+        self.publish(&delivery)?;
+        let go_on = watch::Sender::new(false);
+        let registrations = self.register(&delivery, &go_on);
+        self.side.set_master(Some(Arc::new(BrokerProcessor::new(Arc::clone(&delivery), self.local(), Arc::clone(&self.told)))));
+        *self.tenure.lock() = Some(Tenure { epoch, delivery, registrations, _go_on: go_on });
+        Ok(())
+    }
+
+    fn close(&self, epoch: Epoch) {
+        if let Some(tenure) = self.end() {
+            debug_assert_eq!(tenure.epoch, epoch, "one tenure at a time");
+            tenure.delivery.abandon();
+        }
+    }
+
+    fn hand_over(&self, _: Epoch) {
+        if let Some(tenure) = self.end() {
+            tenure.delivery.close();
+        }
+    }
+
+    fn master_is(&self, master: Option<&(MemberId, String)>) {
+        self.forwards.set_master(match master {
+            Some((id, _)) if *id == self.id => Master::Here,
+            Some((_, place)) => Master::There(place.clone()),
+            None => Master::Unknown,
+        });
+    }
+}
+
+fn group_options(config: &Config) -> GroupOptions {
+    let replication = &config.replication;
+    let (host, port) = replication.own_address().unwrap_or_default();
+    GroupOptions {
+        cluster: config.broker.cluster.clone(),
+        group: config.broker.name.clone(),
+        id: MemberId(replication.member),
+        members: replication.members.iter().map(|(id, address)| (MemberId(*id), address.clone())).collect(),
+        listen: SocketAddr::new(config.listen.address, port).to_string(),
+        place: format!("{host}:{}", config.listen.broker_port),
+        min_in_sync: replication.min_in_sync,
+        timing: Timing::new(replication.lease),
+        store: store_options(config),
+    }
+}
+
+/// Before a stop: lets another member be master, if one has what it takes, so that clients do not have to wait for a lease.
+pub(super) fn leave(member: &Member) {
+    if member.status().master_of.is_none() {
+        return;
+    }
+    match member.hand_over(None, HAND_OVER_MAX) {
+        Ok(to) => tracing::info!(%to, "the role of master was handed over"),
+        Err(why) => tracing::warn!(why, "the role of master is not handed over; the group elects another one"),
+    }
+}

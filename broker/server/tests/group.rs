@@ -1,0 +1,336 @@
+//! Three brokers of a group as processes, with etcd: what their clients see when the master ends, hands over, or is not the one that is asked.
+#![allow(clippy::disallowed_methods, reason = "tests watch the real thing from outside")]
+
+use sluice_client::{Admin, Client, ClientOptions, Consumer, Message, Producer, PullRequest, TopicSettings};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const TOPIC: &str = "orders";
+
+/// Below the ports that the system gives to connections on their way out.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let own = u16::try_from(std::process::id() % 400).expect("small") * 20;
+    (0..2000)
+        .map(|_| 12_000 + (own + NEXT.fetch_add(1, Ordering::Relaxed)) % 8_000)
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port")
+}
+
+/// A process that ends with the test.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn etcd(dir: &std::path::Path) -> Option<(Process, u16)> {
+    let found = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).map(|folder| folder.join("etcd")).find(|file| file.is_file());
+    let Some(program) = found else {
+        let ci = std::env::var("CI").is_ok_and(|value| value == "true" || value == "1");
+        assert!(!ci, "etcd is missing: install the package etcd-server");
+        eprintln!("skipped: etcd is missing (package etcd-server)");
+        return None;
+    };
+    let (port, peer) = (free_port(), free_port());
+    let [client, peer] = [port, peer].map(|port| format!("http://127.0.0.1:{port}"));
+    let log = File::create(dir.join("etcd.log")).expect("a log");
+    let mut command = Command::new(program);
+    command.args(["--name", "m", "--initial-cluster", &format!("m={peer}"), "--initial-advertise-peer-urls", &peer, "--listen-peer-urls", &peer]);
+    command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]).arg("--data-dir").arg(dir.join("etcd"));
+    let process = Process(command.stdout(Stdio::null()).stderr(log).spawn().expect("etcd starts"));
+    let begun = Instant::now();
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(begun.elapsed() < PATIENCE, "etcd does not answer");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Some((process, port))
+}
+
+/// The group's address, as a service of Kubernetes is one: it leads to one broker, and can be moved to another one.
+struct Service {
+    target: Arc<Mutex<SocketAddr>>,
+    open: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Service {
+    fn start(at: SocketAddr, to: SocketAddr) -> Self {
+        let listener = TcpListener::bind(at).expect("free");
+        let service = Self { target: Arc::new(Mutex::new(to)), open: Arc::default() };
+        let (target, open) = (service.target.clone(), service.open.clone());
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let to = *target.lock().expect("whole");
+                if let Ok(broker) = TcpStream::connect(to) {
+                    let ends = [client.try_clone(), broker.try_clone()].map(|end| end.expect("a descriptor"));
+                    open.lock().expect("whole").extend(ends);
+                    Self::carry(&client, &broker);
+                    Self::carry(&broker, &client);
+                }
+            }
+        });
+        service
+    }
+
+    fn carry(from: &TcpStream, to: &TcpStream) {
+        let [mut from, mut to] = [from, to].map(|end| end.try_clone().expect("a descriptor"));
+        std::thread::spawn(move || {
+            let _ = std::io::copy(&mut from, &mut to);
+            let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+        });
+    }
+
+    /// Moves it; connections to the old place are reset.
+    fn lead_to(&self, to: SocketAddr) {
+        let before = std::mem::replace(&mut *self.target.lock().expect("whole"), to);
+        if before != to {
+            self.open.lock().expect("whole").drain(..).for_each(|end| drop(end.shutdown(Shutdown::Both)));
+        }
+    }
+}
+
+/// Three brokers with one port at addresses of their own, each with a name server that knows the master; and the group's address.
+struct Group {
+    dir: tempfile::TempDir,
+    etcd_port: u16,
+    naming: Vec<u16>,
+    port: u16,
+    replication: Vec<u16>,
+    processes: Vec<Option<Process>>,
+    service: Service,
+    _etcd: Process,
+}
+
+impl Group {
+    fn start() -> Option<Self> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (process, etcd_port) = etcd(dir.path())?;
+        let three = || (0..3).map(|_| free_port()).collect::<Vec<_>>();
+        let port = free_port();
+        let service = Service::start(SocketAddr::from(([127, 0, 0, 9], port)), Self::place(0, port));
+        let mut group = Self { dir, etcd_port, naming: three(), port, replication: three(), processes: Vec::new(), service, _etcd: process };
+        for index in 0..3 {
+            let process = group.spawn(index);
+            group.processes.push(Some(process));
+        }
+        Some(group)
+    }
+
+    fn place(index: usize, port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, index as u8 + 11], port))
+    }
+
+    fn broker(&self, index: usize) -> String {
+        Self::place(index, self.port).to_string()
+    }
+
+    fn list(ports: &[u16], separator: &str, form: impl Fn(usize, u16) -> String) -> String {
+        ports.iter().enumerate().map(|(index, port)| form(index, *port)).collect::<Vec<_>>().join(separator)
+    }
+
+    fn namesrv(&self) -> String {
+        Self::list(&self.naming, ";", |index, port| Self::place(index, port).to_string())
+    }
+
+    fn log(&self, index: usize) -> PathBuf {
+        self.dir.path().join(format!("broker-{index}.log"))
+    }
+
+    fn spawn(&self, index: usize) -> Process {
+        let members = Self::list(&self.replication, ",", |index, port| format!("{}={}", index + 1, Self::place(index, port)));
+        let log = || File::options().create(true).append(true).open(self.log(index)).expect("a log");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
+        command.env_clear().args(["server", "--broker-vip-port", "off", "--http-port", "off", "--storage-segment-size", "16MiB"]);
+        command.args(["--listen-address", &Self::place(index, 0).ip().to_string(), "--advertise-address", "127.0.0.9"]);
+        command.args(["--storage-flush", "sync", "--broker-name", "g", "--naming-addresses", &self.namesrv()]);
+        command.args(["--naming-port", &self.naming[index].to_string(), "--broker-port", &self.port.to_string()]);
+        command.args(["--replication-members", &members, "--replication-member", &(index + 1).to_string()]);
+        command.args(["--replication-coordinator", &format!("etcd://127.0.0.1:{}", self.etcd_port)]);
+        command.arg("--data-dir").arg(self.dir.path().join(format!("data-{index}")));
+        Process(command.stdout(log()).stderr(log()).spawn().expect("the binary runs"))
+    }
+
+    /// Which broker says that it is master of the newest epoch, with how many replicas in sync.
+    async fn master(&self, admin: &Admin) -> Option<(usize, usize)> {
+        let mut found = None;
+        for index in (0..3).filter(|index| self.processes[*index].is_some()) {
+            if let Ok(status) = admin.group_status(&self.broker(index)).await
+                && status.role == "master"
+            {
+                let in_sync = status.replicas.iter().filter(|replica| replica.in_sync).count();
+                found = found.max(Some((status.epoch, index, in_sync)));
+            }
+        }
+        found.map(|(_, index, in_sync)| (index, in_sync))
+    }
+
+    async fn await_master(&self, admin: &Admin, replicas: usize) -> usize {
+        let begun = Instant::now();
+        loop {
+            match self.master(admin).await {
+                Some((index, in_sync)) if in_sync >= replicas => {
+                    self.service.lead_to(Self::place(index, self.port));
+                    return index;
+                }
+                other => assert!(begun.elapsed() < PATIENCE, "no master with {replicas} replicas: {other:?}\n{}", self.logs()),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn logs(&self) -> String {
+        (0..3).map(|index| format!("--- {index}\n{}", std::fs::read_to_string(self.log(index)).unwrap_or_default())).collect()
+    }
+}
+
+fn options() -> ClientOptions {
+    ClientOptions { connect_timeout: Duration::from_secs(1), request_timeout: Duration::from_secs(3), ..ClientOptions::default() }
+}
+
+fn settings() -> TopicSettings {
+    TopicSettings { topic: TOPIC.to_owned(), read_queues: 4, write_queues: 4, perm: 6, order: false, attributes: Vec::new() }
+}
+
+struct Clients {
+    client: Client,
+    admin: Admin,
+    producer: Producer,
+    sent: BTreeMap<String, i64>,
+    next: usize,
+}
+
+impl Clients {
+    async fn new(group: &Group) -> Self {
+        let begun = Instant::now();
+        loop {
+            if let Ok(client) = Client::connect(&group.namesrv(), options()).await {
+                let (admin, producer) = (Admin::new(client.clone()), Producer::new(client.clone(), "producers").expect("a name"));
+                return Self { client, admin, producer, sent: BTreeMap::new(), next: 0 };
+            }
+            assert!(begun.elapsed() < PATIENCE, "no name server\n{}", group.logs());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Sends one message; how long it took until it was acknowledged, and after how many failures.
+    async fn send(&mut self) -> (Duration, usize) {
+        let body = format!("message {}", self.next);
+        self.next += 1;
+        let (begun, mut failures) = (Instant::now(), 0);
+        loop {
+            match self.producer.send(&Message::new(TOPIC, body.clone().into_bytes())).await {
+                Ok(receipt) => {
+                    self.sent.insert(body, receipt.queue_offset);
+                    return (begun.elapsed(), failures);
+                }
+                Err(error) => assert!(begun.elapsed() < PATIENCE, "{error}"),
+            }
+            failures += 1;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// All bodies of the topic.
+    async fn read_all(&self) -> Vec<String> {
+        let consumer = Consumer::new(self.client.clone(), "readers").expect("a name");
+        let begun = Instant::now();
+        let route = loop {
+            // A name server that was started again knows the topic when the master has registered anew.
+            match self.client.refresh_route(TOPIC).await {
+                Ok(route) => break route,
+                Err(error) => assert!(begun.elapsed() < PATIENCE, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        let mut bodies = Vec::new();
+        for queue in route.readable() {
+            let (mut offset, max) = (0, self.admin.max_offset(TOPIC, &queue).await.expect("known"));
+            while offset < max {
+                let pull = PullRequest { queue: &queue, topic: TOPIC, offset, messages_max: 32, expression: "*", hold: Duration::ZERO, commit: None };
+                let pulled = consumer.pull(&pull).await.expect("readable");
+                offset = pulled.next_offset;
+                bodies.extend(pulled.messages.iter().map(|message| String::from_utf8_lossy(&message.body).into_owned()));
+            }
+        }
+        bodies
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_acknowledged_is_lost_when_the_master_is_killed_and_the_group_writes_again_soon() {
+    let Some(mut group) = Group::start() else { return };
+    let mut clients = Clients::new(&group).await;
+    let admin = clients.admin.clone();
+    let master = group.await_master(&admin, 2).await;
+    clients.admin.create_topic(&[group.broker(master)], &settings()).await.expect("created");
+    for _ in 0..100 {
+        clients.send().await;
+    }
+    group.processes[master] = None;
+    let begun = Instant::now();
+    // What moves the address looks for the new master meanwhile.
+    let (_, (_, failures)) = tokio::join!(group.await_master(&admin, 0), clients.send());
+    let took = begun.elapsed();
+    println!("killed: the next send was acknowledged after {took:?} and {failures} failures");
+    assert!(took < Duration::from_secs(3), "{took:?}\n{}", group.logs());
+    for _ in 0..100 {
+        clients.send().await;
+    }
+    // The killed one comes back and follows; then the other two can go.
+    group.processes[master] = Some(group.spawn(master));
+    let now = group.await_master(&clients.admin, 2).await;
+    assert_ne!(now, master, "{}", group.logs());
+    let found = clients.read_all().await;
+    let missing: Vec<_> = clients.sent.keys().filter(|body| !found.contains(body)).collect();
+    assert!(missing.is_empty(), "{missing:?} of {}\n{}", clients.sent.len(), group.logs());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switchover_takes_less_than_a_second_and_no_send_fails_wherever_it_is_sent_to() {
+    let Some(group) = Group::start() else { return };
+    let mut clients = Clients::new(&group).await;
+    let admin = clients.admin.clone();
+    let mut master = group.await_master(&admin, 2).await;
+    admin.create_topic(&[group.broker(master)], &settings()).await.expect("created");
+    for turn in 0..3 {
+        let place = group.broker(master);
+        let switched = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            admin.switch_over(&place, None).await
+        };
+        let sends = async {
+            let (mut longest, begun) = (Duration::ZERO, Instant::now());
+            while begun.elapsed() < Duration::from_millis(1500) {
+                let (took, failures) = clients.send().await;
+                assert_eq!(failures, 0, "turn {turn}: a send failed\n{}", group.logs());
+                longest = longest.max(took);
+            }
+            longest
+        };
+        // The address still leads to the old master, which hands on what it gets.
+        let (switched, longest) = tokio::join!(switched, sends);
+        println!("switched over: {switched:?}; the longest send took {longest:?}");
+        assert!(switched.is_ok() && longest < Duration::from_secs(1), "turn {turn}: {switched:?}, {longest:?}\n{}", group.logs());
+        let now = group.await_master(&admin, 2).await;
+        assert_ne!(now, master);
+        master = now;
+    }
+    let found = clients.read_all().await;
+    let missing: Vec<_> = clients.sent.keys().filter(|body| !found.contains(body)).collect();
+    assert!(missing.is_empty(), "{missing:?} of {}\n{}", clients.sent.len(), group.logs());
+    assert_eq!(found.len(), clients.sent.len(), "and none is there twice");
+}
