@@ -4,7 +4,7 @@ use crate::meta::{DataVersion, MetaDone, MetaWriter, in_log};
 use ahash::AHashMap;
 use serde::{Deserialize, Serialize};
 use sluice_env::{Clock, Env, sync::RwLock};
-use sluice_store::{AppendError, MetaChange, MetaTable, Store};
+use sluice_store::{AppendError, MetaChange, MetaTable, Store, Wait};
 use sluice_types::Group;
 use std::{collections::BTreeMap, sync::Arc};
 use thiserror::Error;
@@ -200,6 +200,7 @@ impl Groups {
             done(result.map_err(|error| GroupError::Store { group: name, error }));
         });
         self.meta.change(
+            Wait::Durable,
             || {
                 let mut map = self.map.write();
                 *before.write() = match new {

@@ -2,7 +2,11 @@
 
 use sluice_env::sync::Mutex;
 use sluice_store::{AppendError, Batch, MetaChange, Store, Wait};
+use sluice_types::{Group, QueueId, Topic};
 use std::sync::Arc;
+
+/// Between the parts of a key.
+const KEY_SEPARATOR: char = '\u{1}';
 
 /// Version of a set of configuration, as name servers compare it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +34,18 @@ pub(crate) fn in_log(result: &Result<(), AppendError>) -> bool {
     matches!(result, Ok(()) | Err(AppendError::Late(..)))
 }
 
+/// What is kept about a group in a queue has this key.
+pub(crate) fn place_key(group: &Group, topic: &Topic, queue: QueueId) -> String {
+    format!("{group}{KEY_SEPARATOR}{topic}{KEY_SEPARATOR}{queue}")
+}
+
+/// The group and queue of such a key.
+pub(crate) fn place_of(key: &str) -> Option<(Group, Topic, QueueId)> {
+    let mut parts = key.split(KEY_SEPARATOR);
+    let (group, topic, queue) = (parts.next()?, parts.next()?, parts.next()?.parse().ok()?);
+    Some((Group::new(group).ok()?, Topic::new(topic).ok()?, QueueId(queue)))
+}
+
 /// Writes metadata.
 pub(crate) struct MetaWriter {
     store: Arc<Store>,
@@ -43,19 +59,19 @@ impl MetaWriter {
     }
 
     /// Runs `apply`, which changes memory and says what to write, and submits that. `done` runs without any lock held, perhaps before this returns.
-    pub(crate) fn change(&self, apply: impl FnOnce() -> Vec<MetaChange>, done: MetaDone) {
+    pub(crate) fn change(&self, wait: Wait, apply: impl FnOnce() -> Vec<MetaChange>, done: MetaDone) {
         // Corked, the hand-over under the lock only queues; what goes forward, and whose callbacks run, comes after it.
         self.store.corked(|| {
             let answer = Answer::new(done);
             {
                 let _order = self.order.lock();
-                self.submit(&apply(), answer.clone());
+                self.submit(&apply(), wait, answer.clone());
             }
             answer.release();
         });
     }
 
-    fn submit(&self, changes: &[MetaChange], answer: Answer) {
+    fn submit(&self, changes: &[MetaChange], wait: Wait, answer: Answer) {
         if changes.is_empty() {
             return answer.give(Ok(()));
         }
@@ -65,7 +81,7 @@ impl MetaWriter {
                 return answer.give(Err(AppendError::TooLarge(piece.iter().map(bytes_of).sum())));
             }
         }
-        self.store.submit(batch, Wait::Durable, Box::new(move |result| answer.give(result.map(|_| ()))));
+        self.store.submit(batch, wait, Box::new(move |result| answer.give(result.map(|_| ()))));
     }
 }
 

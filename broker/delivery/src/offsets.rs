@@ -3,11 +3,11 @@
 use crate::{
     Counters,
     clients::ConnectionId,
-    meta::{MetaWriter, in_log},
+    meta::{MetaWriter, in_log, place_key, place_of},
 };
 use ahash::{AHashMap, AHashSet};
 use sluice_env::{Monotonic, sync::Mutex};
-use sluice_store::{AppendError, MetaChange, MetaTable, Store};
+use sluice_store::{AppendError, MetaChange, MetaTable, Store, Wait};
 use sluice_types::{Group, QueueId, QueueOffset, Topic};
 use std::{
     collections::BTreeMap,
@@ -19,8 +19,6 @@ use std::{
 };
 use thiserror::Error;
 
-/// Between the parts of a key.
-const KEY_SEPARATOR: char = '\u{1}';
 /// How long a reset waits to be followed while its group has no live member: longer than any restart of its members takes. Without an end it would leave out
 /// the commits of who comes much later, and send them to a place that no one means any more.
 const UNFOLLOWED_MAX: Duration = Duration::from_secs(600);
@@ -305,6 +303,7 @@ impl Offsets {
         let taken: Arc<Mutex<Vec<Place>>> = Arc::default();
         let (kept, state, counters) = (taken.clone(), self.state.clone(), self.counters.clone());
         self.meta.change(
+            Wait::Durable,
             || {
                 let mut state = self.state.lock();
                 let mut places: Vec<Place> = std::mem::take(&mut state.dirty).into_iter().collect();
@@ -329,12 +328,9 @@ impl Offsets {
 
 fn change(state: &State, (group, topic, queue): &Place) -> MetaChange {
     let value = state.get(group.as_str(), topic.as_str(), *queue).map(|offset| offset.0.to_be_bytes().to_vec());
-    MetaChange { table: MetaTable::Offsets, key: format!("{group}{KEY_SEPARATOR}{topic}{KEY_SEPARATOR}{queue}"), value }
+    MetaChange { table: MetaTable::Offsets, key: place_key(group, topic, *queue), value }
 }
 
 fn parse(key: &str, value: &[u8]) -> Option<(Place, QueueOffset)> {
-    let mut parts = key.split(KEY_SEPARATOR);
-    let (group, topic, queue) = (parts.next()?, parts.next()?, parts.next()?.parse().ok()?);
-    let offset = u64::from_be_bytes(value.try_into().ok()?);
-    Some(((Group::new(group).ok()?, Topic::new(topic).ok()?, QueueId(queue)), QueueOffset(offset)))
+    Some((place_of(key)?, QueueOffset(u64::from_be_bytes(value.try_into().ok()?))))
 }

@@ -7,7 +7,7 @@ use crate::{
 use ahash::AHashMap;
 use serde::{Deserialize, Serialize};
 use sluice_env::{Clock, Env, sync::RwLock};
-use sluice_store::{AppendError, MetaChange, MetaTable, Store, queue_index::QueueRef};
+use sluice_store::{AppendError, MetaChange, MetaTable, Store, Wait, queue_index::QueueRef};
 use sluice_types::{Group, NameError, QueueId, Topic};
 use std::{
     collections::BTreeMap,
@@ -328,6 +328,7 @@ impl Topics {
             done(result.map_err(|error| TopicError::Store { topic: topic.to_string(), error }));
         });
         self.meta.change(
+            Wait::Durable,
             || {
                 let mut map = self.map.write();
                 *before.write() = match new {
