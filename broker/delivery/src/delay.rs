@@ -14,7 +14,7 @@ use sluice_protocol::{
     properties,
     record::{RecordError, RecordView},
 };
-use sluice_store::{AppendError, Batch, MetaChange, MetaTable, ReadError, ReadLimits, Store, Wait, queue_index::QueueRef};
+use sluice_store::{AppendError, Batch, MetaChange, MetaTable, ReadError, ReadLimits, Store, queue_index::QueueRef};
 use sluice_types::{QueueId, QueueOffset, Topic};
 use std::time::Duration;
 
@@ -221,7 +221,7 @@ impl Level {
     fn store(&mut self, delivery: &Delivery, mut batch: Batch, before: QueueOffset, moved: u64) -> Turn {
         let progress = MetaChange { table: MetaTable::Delay, key: self.number.to_string(), value: Some(self.next.0.to_be_bytes().to_vec()) };
         let result = match batch.meta(&[progress]) {
-            Ok(()) => delivery.store().append(batch, Wait::Durable),
+            Ok(()) => delivery.append(batch),
             Err(error) => Err(AppendError::Poisoned(error.to_string())),
         };
         match result {

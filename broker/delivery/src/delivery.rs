@@ -10,14 +10,12 @@ use crate::{
     meta::MetaWriter,
     offsets::Offsets,
     rates::Rates,
+    stop::{Phase, Stop},
     topics::{AutoCreate, SCHEDULE_TOPIC, TopicDone, Topics},
     transaction::{CheckSent, CheckService, TransactionCheck, TransactionRules, Transactions},
 };
-use sluice_env::{
-    Env, JoinHandle, Monotonic,
-    sync::{Condvar, Mutex, oneshot},
-};
-use sluice_store::{AppendError, Hooks, Store, queue_index::QueueRef};
+use sluice_env::{Env, JoinHandle, Monotonic, sync::Mutex};
+use sluice_store::{AppendError, Batch, Hooks, Placed, Store, Wait, queue_index::QueueRef};
 use sluice_types::{Group, QueueId, Topic};
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use thiserror::Error;
@@ -148,12 +146,6 @@ pub enum OpenError {
     },
 }
 
-#[derive(Default)]
-struct Stop {
-    requested: Mutex<bool>,
-    changed: Condvar,
-}
-
 /// Everything that decides about messages.
 pub struct Delivery {
     store: Arc<Store>,
@@ -175,7 +167,9 @@ pub struct Delivery {
     pub(crate) transactions: Arc<Transactions>,
     pub(crate) push: Arc<dyn ClientPush>,
     pub(crate) spawn_work: SpawnWork,
-    stop: Stop,
+    pub(crate) stop: Arc<Stop>,
+    /// Held while it is being ended.
+    ended: Mutex<bool>,
     threads: Mutex<Vec<Box<dyn JoinHandle>>>,
 }
 
@@ -185,9 +179,9 @@ impl Delivery {
         if !(1..=DELAY_SECONDS.len()).contains(&options.delay_levels.len()) {
             return Err(OpenError::DelayLevels(options.delay_levels.len()));
         }
-        let counters = Arc::new(Counters::default());
+        let (counters, stop) = (Arc::new(Counters::default()), Arc::<Stop>::default());
         // First: it looks at the log's last record.
-        let transactions = Transactions::load(&store, &env, options.transaction_rules(), &counters).map_err(OpenError::Transactions)?;
+        let transactions = Transactions::load(&store, &env, options.transaction_rules(), &stop, &counters).map_err(OpenError::Transactions)?;
         let meta = Arc::new(MetaWriter::new(store.clone()));
         let auto = AutoCreate { enabled: options.auto_create_topics, queues: options.default_topic_queues };
         let schedule = Topic::new(SCHEDULE_TOPIC).map_err(|e| OpenError::Metadata(e.to_string()))?;
@@ -208,7 +202,8 @@ impl Delivery {
             transactions,
             push: push.clone(),
             spawn_work,
-            stop: Stop::default(),
+            stop,
+            ended: Mutex::default(),
             threads: Mutex::default(),
             store,
             env,
@@ -222,8 +217,9 @@ impl Delivery {
 
     /// The store outlives delivery in a test that opens it anew: the hooks hold it weakly.
     fn set_hooks(self: &Arc<Self>, push: Arc<dyn ClientPush>) {
-        let weak = Arc::downgrade(self);
+        let (weak, stop) = (Arc::downgrade(self), self.stop.clone());
         let arrived = move |queue: &QueueRef| {
+            let Some(_inside) = stop.enter() else { return };
             let Some(delivery) = weak.upgrade() else { return };
             if queue.topic().as_str() == SCHEDULE_TOPIC {
                 delivery.delay_signal.arrived();
@@ -250,7 +246,7 @@ impl Delivery {
 
     fn tick_until_stopped(&self, start: Monotonic) {
         let (mut flushed, mut swept, mut sampled) = (start, start, start);
-        while self.pause(TICK) {
+        while self.stop.pause(TICK) {
             let now = self.env.clock.monotonic();
             self.end_due_pulls();
             if now.since(flushed) >= self.options.offset_flush_interval {
@@ -266,17 +262,20 @@ impl Delivery {
         }
     }
 
-    /// Sleeps; false when the threads have to end.
-    pub(crate) fn pause(&self, at_most: Duration) -> bool {
-        let mut stop = self.stop.requested.lock();
-        if !*stop {
-            self.stop.changed.wait_for(&mut stop, at_most);
-        }
-        !*stop
+    pub(crate) fn stopped(&self) -> bool {
+        self.stop.phase() != Phase::Works
     }
 
-    pub(crate) fn stopped(&self) -> bool {
-        *self.stop.requested.lock()
+    /// Appends and blocks until it is stored, or nobody may wait for that any more: for delivery's own threads.
+    pub(crate) fn append(&self, batch: Batch) -> Result<Vec<Placed>, AppendError> {
+        if self.stop.phase() == Phase::Abandoned {
+            return Err(AppendError::Stopped);
+        }
+        self.stop.answer_of(|done| self.store.submit(batch, Wait::Durable, done), None).unwrap_or(Err(AppendError::Stopped))
+    }
+
+    pub(crate) fn note_transactions(&self) -> Result<(), AppendError> {
+        self.transactions.note(|batch| self.append(batch))
     }
 
     fn sweep(&self, now: Monotonic, swept: Monotonic) -> Monotonic {
@@ -290,28 +289,47 @@ impl Delivery {
         now
     }
 
-    /// Answers what is held, writes the last offsets, ends the threads. Blocks; call it before the store is closed.
+    /// Answers what is held, ends the threads, writes the last offsets. Blocks; call it before the store is closed. A second time it does nothing.
     pub fn close(&self) {
-        *self.stop.requested.lock() = true;
-        self.stop.changed.notify_all();
+        let mut ended = self.ended.lock();
+        if std::mem::replace(&mut *ended, true) {
+            return;
+        }
+        self.end(Phase::Closes);
+        if let Err(error) = self.note_transactions() {
+            tracing::warn!(%error, "the open transactions were not noted at the stop; the next start has more to read");
+        }
+        if self.stop.phase() == Phase::Abandoned {
+            return;
+        }
+        match self.stop.answer_of(|done| self.offsets.flush(done), Some(LAST_FLUSH)) {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => tracing::error!(%error, "the last committed offsets were not stored: groups will see some messages again"),
+            None => tracing::error!("the last committed offsets were not stored in time: groups may see some messages again"),
+        }
+    }
+
+    /// Ends as [`close`](Self::close) does, but at once: it writes nothing, and waits for nothing that the store has not answered yet. For a broker that is not master
+    /// any more, whose log others may already be writing. A close that is under way is cut short.
+    pub fn abandon(&self) {
+        self.stop.request(Phase::Abandoned);
+        let mut ended = self.ended.lock();
+        if !std::mem::replace(&mut *ended, true) {
+            self.end(Phase::Abandoned);
+        }
+    }
+
+    /// From here on nothing is held, and nothing done but what is asked for.
+    fn end(&self, phase: Phase) {
+        self.stop.request(phase);
         self.delay_signal.stop();
+        self.end_all_pulls();
         for thread in std::mem::take(&mut *self.threads.lock()) {
             if let Err(what) = thread.join() {
                 tracing::error!(what, "a thread of delivery had failed");
             }
         }
-        self.end_all_pulls();
-        if let Err(error) = self.transactions.note() {
-            tracing::warn!(%error, "the open transactions were not noted at the stop; the next start has more to read");
-        }
-        let (sender, receiver) = oneshot();
-        // Nobody receives it when it comes after its deadline.
-        self.offsets.flush(Box::new(move |result| sender.send(result)));
-        match receiver.recv_timeout(LAST_FLUSH) {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::error!(%error, "the last committed offsets were not stored: groups will see some messages again"),
-            Err(_) => tracing::error!("the last committed offsets were not stored in time: groups may see some messages again"),
-        }
+        self.stop.wait_until_left();
     }
 
     fn wants_notice(&self, group: &Group) -> bool {

@@ -26,6 +26,14 @@ pub(crate) struct HeldPull {
     pub(crate) done: PullDone,
 }
 
+impl HeldPull {
+    /// Answers that nothing has come.
+    pub(crate) fn end(self) {
+        let answer = self.work.nothing();
+        (self.done)(Ok(answer));
+    }
+}
+
 #[derive(Default)]
 struct State {
     next_id: u64,

@@ -20,6 +20,7 @@ mod rates;
 pub mod reset;
 pub mod retry;
 pub mod send;
+mod stop;
 pub mod topics;
 pub mod transaction;
 

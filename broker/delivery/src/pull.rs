@@ -163,7 +163,7 @@ impl PullWork {
     }
 
     /// The answer when there is nothing to give.
-    fn nothing(&self) -> PullOutcome {
+    pub(crate) fn nothing(&self) -> PullOutcome {
         let bounds = self.queue.visible();
         match self.skipped {
             true => self.outcome(PullStatus::NoMatched, "NO_MATCHED_MESSAGE", self.position, bounds),
@@ -304,7 +304,8 @@ impl Delivery {
                 Hold::Waits(id) => id,
                 Hold::Refused(refused) => {
                     Counters::add(&self.counters().pulls_refused, 1);
-                    return (refused.done)(Err(PullError::PollingFull(self.options().held_pulls_max)));
+                    let full = PullError::PollingFull(self.options().held_pulls_max);
+                    return (refused.done)(Err(if self.stopped() { PullError::Stopped } else { full }));
                 }
             };
             if queue.visible().max <= position && !self.offsets().would_redirect(&group, queue.topic(), queue.id(), connection) {
@@ -330,10 +331,15 @@ impl Delivery {
             return;
         }
         Counters::add(&self.counters().pulls_woken, woken.len() as u64);
-        let delivery = self.clone();
+        let (delivery, stop) = (Arc::downgrade(self), self.stop.clone());
         (self.spawn_work)(Box::new(move || {
+            let inside = stop.enter();
+            let delivery = inside.as_ref().and_then(|_| delivery.upgrade());
             for pull in woken {
-                delivery.resume(pull);
+                match &delivery {
+                    Some(delivery) => delivery.resume(pull),
+                    None => pull.end(),
+                }
             }
         }));
     }
@@ -350,17 +356,13 @@ impl Delivery {
     pub(crate) fn end_due_pulls(&self) {
         for pull in self.held.take_due(self.env.clock.monotonic()) {
             Counters::add(&self.counters().pulls_timed_out, 1);
-            let answer = pull.work.nothing();
-            (pull.done)(Ok(answer));
+            pull.end();
         }
     }
 
     /// Answers everything that waits, as if its time were over, and holds nothing any more.
     pub(crate) fn end_all_pulls(&self) {
-        for pull in self.held.stop() {
-            let answer = pull.work.nothing();
-            (pull.done)(Ok(answer));
-        }
+        self.held.stop().into_iter().for_each(HeldPull::end);
     }
 
     /// Pulls that are held at the moment.

@@ -4,7 +4,7 @@ use super::{CheckSent, Ending, HALF_TOPIC, half, open::Half, settle};
 use crate::{Counters, Delivery, clients::ConnectionId};
 use sluice_env::Monotonic;
 use sluice_protocol::record::RecordView;
-use sluice_store::{AppendError, ReadError, Wait};
+use sluice_store::{AppendError, ReadError};
 use sluice_types::QueueOffset;
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ impl CheckService {
 
     /// Works until told to stop.
     pub(crate) fn run(mut self, delivery: &Delivery) {
-        while delivery.pause(TICK) {
+        while delivery.stop.pause(TICK) {
             while delivery.check_due() {}
             self.note(delivery);
         }
@@ -49,7 +49,7 @@ impl CheckService {
             return;
         }
         self.noted = now;
-        if let Err(error) = delivery.transactions.note() {
+        if let Err(error) = delivery.note_transactions() {
             tracing::warn!(%error, "the open transactions were not noted; a start now would have more to read");
         }
     }
@@ -156,7 +156,7 @@ impl Delivery {
                 return None;
             }
         };
-        let result = self.store().append(batch, Wait::Durable);
+        let result = self.append(batch);
         let pause = match &result {
             // What is wrong with one is not wrong with the others.
             Ok(_) | Err(AppendError::TooLarge(_)) => None,

@@ -13,10 +13,14 @@ use super::{
     Transactions, half,
     open::{CHUNK, Half, State, TransactionRules},
 };
-use crate::{Counters, meta::pieces};
+use crate::{
+    Counters,
+    meta::{in_log, pieces},
+    stop::Stop,
+};
 use sluice_env::Env;
 use sluice_protocol::record::RecordView;
-use sluice_store::{AppendError, Batch, MetaChange, MetaTable, ReadError, ReadLimits, Store, Wait, queue_index::QueueRef};
+use sluice_store::{AppendError, Batch, MetaChange, MetaTable, Placed, ReadError, ReadLimits, Store, Wait, queue_index::QueueRef};
 use sluice_types::{CommitLogOffset, QueueOffset};
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -34,41 +38,41 @@ pub(crate) struct Noted {
 
 impl Transactions {
     /// Finds the open transactions of the log. The error names what cannot be read, or written.
-    pub(crate) fn load(store: &Arc<Store>, env: &Env, rules: TransactionRules, counters: &Counters) -> Result<Arc<Self>, String> {
-        let all = Arc::new(Self::empty(store, env, rules).map_err(|error| error.to_string())?);
+    pub(crate) fn load(store: &Arc<Store>, env: &Env, rules: TransactionRules, stop: &Arc<Stop>, counters: &Counters) -> Result<Arc<Self>, String> {
+        let all = Arc::new(Self::empty(store, env, rules, stop).map_err(|error| error.to_string())?);
         let cut_commit = {
             let mut state = all.state.lock();
             let mut noted = all.noted.lock();
-            all.read_notes(&mut state, &mut noted)?;
+            all.read_notes(store, &mut state, &mut noted)?;
             let (halves, ops) = noted.progress.unwrap_or((all.half_queue().visible().min.0, all.op_queue().visible().min.0));
-            state.halves.next = all.scan(all.half_queue(), halves, counters, |view| all.found(&mut state, view))?;
-            state.ops.next = all.scan(all.op_queue(), ops, counters, |op| ended_by(&mut state, op))?;
-            let cut_commit = all.cut_commit(&state);
+            state.halves.next = scan(store, all.half_queue(), halves, counters, |view| all.found(&mut state, view))?;
+            state.ops.next = scan(store, all.op_queue(), ops, counters, |op| ended_by(&mut state, op))?;
+            let cut_commit = cut_commit(store, &state);
             all.hold(&state);
             cut_commit
         };
         if let Some((offset, host)) = cut_commit {
             tracing::info!(half = %offset, "a crash had cut off the end of a commit; its message is there, the transaction has ended");
-            all.complete(offset, host).map_err(|error| format!("the end of the transaction of half message {offset} could not be written: {error}"))?;
+            all.complete(store, offset, host).map_err(|error| format!("the end of the transaction of half message {offset} could not be written: {error}"))?;
         }
         Ok(all)
     }
 
     /// Writes the op record that a crash has cut off: before anything else can become the log's last record, and whole or not at all.
-    fn complete(self: &Arc<Self>, offset: QueueOffset, host: SocketAddr) -> Result<(), String> {
+    fn complete(self: &Arc<Self>, store: &Store, offset: QueueOffset, host: SocketAddr) -> Result<(), String> {
         let claim = self.claim(offset).map_err(|refused| format!("{refused:?}"))?;
         let mut batch = Batch::new();
         half::push_op(&mut batch, self.op_queue(), offset.0, self.clock.wall().0, host).map_err(|error| error.to_string())?;
-        let result = self.store.append(batch, Wait::Durable);
+        let result = store.append(batch, Wait::Durable);
         match (super::settle(claim, &result), result) {
             (Err(_), Err(error)) => Err(error.to_string()),
             _ => Ok(()),
         }
     }
 
-    fn read_notes(&self, state: &mut State, noted: &mut Noted) -> Result<(), String> {
+    fn read_notes(&self, store: &Store, state: &mut State, noted: &mut Noted) -> Result<(), String> {
         let (now, wall) = (self.clock.monotonic(), self.clock.wall().0);
-        for (key, value) in self.store.meta(MetaTable::Transactions) {
+        for (key, value) in store.meta(MetaTable::Transactions) {
             let unreadable = || format!("the note of transactions {key:?} is unreadable");
             if key == PROGRESS {
                 let (halves, ops) = value.split_first_chunk::<8>().ok_or_else(unreadable)?;
@@ -98,30 +102,6 @@ impl Transactions {
         left.max(self.rules.timeout)
     }
 
-    /// Goes through a queue; where it ends.
-    fn scan(&self, queue: &QueueRef, from: u64, counters: &Counters, mut each: impl FnMut(&RecordView<'_>)) -> Result<u64, String> {
-        let bounds = queue.visible();
-        let mut next = QueueOffset(from).max(bounds.min);
-        while next < bounds.max {
-            match self.store.read(queue, next, SCAN_LIMITS, &mut |_| true) {
-                Ok(read) if read.next > next => {
-                    for view in read.slices.iter().flat_map(|bytes| crate::delay::records(bytes)) {
-                        each(&view);
-                    }
-                    next = read.next;
-                }
-                Ok(_) => return Err(format!("{}/{} cannot be read from offset {next} on", queue.topic(), queue.id())),
-                Err(error @ (ReadError::Corrupt(_) | ReadError::NotFound(_))) => {
-                    Counters::add(&counters.transactions_lost, 1);
-                    tracing::error!(topic = %queue.topic(), offset = %next, %error, "a record of a transaction is lost; it is passed over");
-                    next = next.plus(1);
-                }
-                Err(error) => return Err(error.to_string()),
-            }
-        }
-        Ok(next.0.max(from))
-    }
-
     fn found(&self, state: &mut State, view: &RecordView<'_>) {
         let wait = self.rules.first_check(half::immunity_seconds(view.user_properties()));
         let since = self.clock.wall().0.saturating_sub(view.store_timestamp());
@@ -135,28 +115,18 @@ impl Transactions {
         }
     }
 
-    /// The open half message whose committed message is the log's last record, and who stored it: its op record was cut off.
-    fn cut_commit(&self, state: &State) -> Option<(QueueOffset, SocketAddr)> {
-        let last = self.store.record_at(self.store.last_recovered()?).ok()?;
-        let last = RecordView::parse(&last).ok()?;
-        let place = CommitLogOffset::from_wire(last.prepared_transaction_offset())?;
-        let (offset, _) = state.open.iter().find(|(_, open)| open.log_offset == place)?;
-        let record = self.store.record_at(place).ok()?;
-        let view = RecordView::parse(&record).ok()?;
-        half::is_commit_of(&last, &view).then_some((QueueOffset(*offset), view.store_host()))
-    }
-
-    /// Notes in the log what has changed. Blocks.
-    pub(crate) fn note(&self) -> Result<(), AppendError> {
+    /// Notes in the log what has changed, by `append`, which blocks.
+    pub(crate) fn note(&self, append: impl Fn(Batch) -> Result<Vec<Placed>, AppendError>) -> Result<(), AppendError> {
         let mut noted = self.noted.lock();
         let (changes, progress, taken) = self.changes(&noted);
         if changes.is_empty() {
             return Ok(());
         }
         for piece in pieces(&changes) {
-            if let Err(error) = self.append(piece) {
+            let stored = batch_of(piece).and_then(|batch| append(batch).map(drop));
+            if !in_log(&stored) {
                 self.state.lock().changed.extend(taken);
-                return Err(error);
+                return stored;
             }
             for change in piece.iter().filter(|change| change.key != PROGRESS) {
                 let Ok(chunk) = change.key.parse() else { continue };
@@ -169,16 +139,6 @@ impl Transactions {
         }
         noted.progress = progress;
         Ok(())
-    }
-
-    fn append(&self, piece: &[MetaChange]) -> Result<(), AppendError> {
-        let mut batch = Batch::new();
-        batch.meta(piece).map_err(|_| AppendError::TooLarge(piece.iter().map(|change| change.value.as_ref().map_or(0, Vec::len)).sum()))?;
-        match self.store.append(batch, Wait::Durable) {
-            // Late, but in the log.
-            Ok(_) | Err(AppendError::Late(..)) => Ok(()),
-            Err(error) => Err(error),
-        }
     }
 
     /// What differs from the notes, the progress last.
@@ -211,6 +171,47 @@ impl Transactions {
         }
         (changes, Some(progress), taken)
     }
+}
+
+/// Goes through a queue; where it ends.
+fn scan(store: &Store, queue: &QueueRef, from: u64, counters: &Counters, mut each: impl FnMut(&RecordView<'_>)) -> Result<u64, String> {
+    let bounds = queue.visible();
+    let mut next = QueueOffset(from).max(bounds.min);
+    while next < bounds.max {
+        match store.read(queue, next, SCAN_LIMITS, &mut |_| true) {
+            Ok(read) if read.next > next => {
+                for view in read.slices.iter().flat_map(|bytes| crate::delay::records(bytes)) {
+                    each(&view);
+                }
+                next = read.next;
+            }
+            Ok(_) => return Err(format!("{}/{} cannot be read from offset {next} on", queue.topic(), queue.id())),
+            Err(error @ (ReadError::Corrupt(_) | ReadError::NotFound(_))) => {
+                Counters::add(&counters.transactions_lost, 1);
+                tracing::error!(topic = %queue.topic(), offset = %next, %error, "a record of a transaction is lost; it is passed over");
+                next = next.plus(1);
+            }
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+    Ok(next.0.max(from))
+}
+
+/// The open half message whose committed message is the log's last record, and who stored it: its op record was cut off.
+fn cut_commit(store: &Store, state: &State) -> Option<(QueueOffset, SocketAddr)> {
+    let last = store.record_at(store.last_recovered()?).ok()?;
+    let last = RecordView::parse(&last).ok()?;
+    let place = CommitLogOffset::from_wire(last.prepared_transaction_offset())?;
+    let (offset, _) = state.open.iter().find(|(_, open)| open.log_offset == place)?;
+    let record = store.record_at(place).ok()?;
+    let view = RecordView::parse(&record).ok()?;
+    half::is_commit_of(&last, &view).then_some((QueueOffset(*offset), view.store_host()))
+}
+
+fn batch_of(piece: &[MetaChange]) -> Result<Batch, AppendError> {
+    let mut batch = Batch::new();
+    batch.meta(piece).map_err(|_| AppendError::TooLarge(piece.iter().map(|change| change.value.as_ref().map_or(0, Vec::len)).sum()))?;
+    Ok(batch)
 }
 
 /// Takes the half messages out that an op record has ended.
@@ -281,7 +282,7 @@ mod tests {
         let store = Store::open(env.clone(), sluice_store::StoreOptions { segment_bytes: 1 << 20, ..Default::default() }).expect("opens");
         let seconds = Duration::from_secs;
         let rules = TransactionRules { timeout: seconds(6), check_interval: seconds(30), check_max: 15, immunity_max: seconds(100), open_max: 9 };
-        Arc::new(Transactions::empty(&store, &env, rules).expect("legal names"))
+        Arc::new(Transactions::empty(&store, &env, rules, &Arc::default()).expect("legal names"))
     }
 
     /// Else a start would find the half message behind the progress, and not the op record before it that has ended it.

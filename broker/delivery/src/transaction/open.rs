@@ -1,12 +1,13 @@
 //! The half messages whose transaction has not ended, in memory.
 
 use super::{HALF_TOPIC, OP_TOPIC};
+use crate::stop::Stop;
 use sluice_env::{Clock, Env, Monotonic, sync::Mutex};
 use sluice_store::{Placed, Store, queue_index::QueueRef};
 use sluice_types::{CommitLogOffset, NameError, QueueId, QueueOffset, Topic};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -129,7 +130,9 @@ pub(super) enum Refused {
 pub(crate) struct Transactions {
     pub(super) state: Mutex<State>,
     pub(super) rules: TransactionRules,
-    pub(super) store: Arc<Store>,
+    /// Not held: what waits in the store for its answer holds this.
+    store: Weak<Store>,
+    stop: Arc<Stop>,
     pub(super) clock: Arc<dyn Clock>,
     half_queue: QueueRef,
     op_queue: QueueRef,
@@ -138,13 +141,14 @@ pub(crate) struct Transactions {
 
 impl Transactions {
     /// None open. [`Transactions::load`] finds those that are.
-    pub(super) fn empty(store: &Arc<Store>, env: &Env, rules: TransactionRules) -> Result<Self, NameError> {
+    pub(super) fn empty(store: &Arc<Store>, env: &Env, rules: TransactionRules, stop: &Arc<Stop>) -> Result<Self, NameError> {
         Ok(Self {
             state: Mutex::default(),
             rules,
             half_queue: store.queue(&Topic::new(HALF_TOPIC)?, QueueId(0)),
             op_queue: store.queue(&Topic::new(OP_TOPIC)?, QueueId(0)),
-            store: store.clone(),
+            store: Arc::downgrade(store),
+            stop: stop.clone(),
             clock: env.clock.clone(),
             noted: Mutex::default(),
         })
@@ -228,7 +232,10 @@ impl Transactions {
 
     /// Retention keeps the log from the oldest open half message on. Called with the state's lock held, so that no older value comes last.
     pub(super) fn hold(&self, state: &State) {
-        self.store.hold_retention(state.open.first_key_value().map(|(_, half)| half.log_offset));
+        // Perhaps on a thread of the store's, which must not be the last to hold it.
+        let Some(_inside) = self.stop.enter() else { return };
+        let Some(store) = self.store.upgrade() else { return };
+        store.hold_retention(state.open.first_key_value().map(|(_, half)| half.log_offset));
     }
 }
 

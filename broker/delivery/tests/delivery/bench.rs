@@ -4,7 +4,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use sluice_delivery::{
     CheckSent, ClientInfo, ClientPush, ConnectionId, ConsumeFromWhere, ConsumeType, ConsumerHeartbeat, Delivery, DeliveryOptions, EndError, EndTransaction,
-    MessageModel, PullReply, PullRequest, SendError, SendReceipt, SendRequest, Subscription, TransactionCheck, Verdict,
+    MessageModel, PullReply, PullRequest, SendError, SendReceipt, SendRequest, SpawnWork, Subscription, TransactionCheck, Verdict,
 };
 use sluice_env::{
     Env,
@@ -91,11 +91,22 @@ impl Bench {
 
     /// A broker in a world that is not all simulated.
     pub(crate) fn open_env(env: Env, disk: SimDisk, clock: SimClock, store: StoreOptions, change: impl FnOnce(&mut DeliveryOptions)) -> Self {
+        Self::open_spawning(env, disk, clock, store, change, Arc::new(|work| drop(std::thread::spawn(work))))
+    }
+
+    /// A broker whose work for other threads is done in that way.
+    pub(crate) fn open_spawning(
+        env: Env,
+        disk: SimDisk,
+        clock: SimClock,
+        store: StoreOptions,
+        change: impl FnOnce(&mut DeliveryOptions),
+        spawn: SpawnWork,
+    ) -> Self {
         let store = Store::open(env.clone(), store).expect("opens");
         let push = Arc::new(Pushes::default());
         let mut options = DeliveryOptions::new(host());
         change(&mut options);
-        let spawn: sluice_delivery::SpawnWork = Arc::new(|work| drop(std::thread::spawn(work)));
         let delivery = Delivery::open(store.clone(), env, options, push.clone(), spawn).expect("opens");
         Self { disk, clock, store, delivery, push }
     }

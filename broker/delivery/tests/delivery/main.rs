@@ -4,6 +4,7 @@
 mod bench;
 mod crashing;
 mod delayed;
+mod ending;
 mod groups;
 mod pulling;
 mod resetting;
