@@ -57,7 +57,7 @@ pub struct DeliveryOptions {
     pub hold_max: Duration,
     /// A client silent for so long is dropped.
     pub client_expiry: Duration,
-    /// A queue lock not renewed for so long is free.
+    /// A queue lock not renewed for so long is free; after delivery was opened, no sooner than so long after that.
     pub lock_expiry: Duration,
     /// How often changed offsets are written.
     pub offset_flush_interval: Duration,
@@ -192,7 +192,7 @@ impl Delivery {
             groups: Groups::load(&store, &meta, &env, options.auto_create_groups).map_err(OpenError::Metadata)?,
             clients: Clients::new(env.clock.clone(), push.clone(), options.client_expiry),
             offsets: Offsets::load(&store, &meta, &counters).map_err(OpenError::Metadata)?,
-            locks: Locks::new(env.clock.clone(), options.lock_expiry),
+            locks: Locks::load(&store, &meta, &env, options.lock_expiry).map_err(OpenError::Metadata)?,
             held: HeldPulls::new(options.held_pulls_max),
             counters,
             rates: Rates::new(env.clock.monotonic()),
@@ -319,10 +319,11 @@ impl Delivery {
         }
     }
 
-    /// From here on nothing is held, and nothing done but what is asked for.
+    /// From here on nothing is held, no lock granted, and nothing done but what is asked for.
     fn end(&self, phase: Phase) {
         self.stop.request(phase);
         self.delay_signal.stop();
+        self.locks.stop();
         self.end_all_pulls();
         for thread in std::mem::take(&mut *self.threads.lock()) {
             if let Err(what) = thread.join() {

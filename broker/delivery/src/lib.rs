@@ -29,7 +29,7 @@ pub use counters::{Counted, Counters};
 pub use delivery::{ClientPush, Delivery, DeliveryOptions, OpenError, SpawnWork};
 pub use filter::{FilterError, Subscription};
 pub use groups::{GroupError, Groups, SubscriptionGroupConfig};
-pub use locks::Locks;
+pub use locks::{LockDone, Locks};
 pub use meta::DataVersion;
 pub use offsets::{CommittedOffset, OffsetError, Offsets};
 pub use pull::{PullError, PullOutcome, PullReply, PullRequest, PullStatus};

@@ -124,7 +124,7 @@ impl Answer {
 /// Most bytes of changes in one record; a single larger change gets a record of its own.
 const PIECE_BYTES_MAX: usize = 256 * 1024;
 
-fn bytes_of(change: &MetaChange) -> usize {
+pub(crate) fn bytes_of(change: &MetaChange) -> usize {
     change.key.len() + change.value.as_ref().map_or(0, Vec::len) + 16
 }
 

@@ -191,7 +191,7 @@ impl BrokerProcessor {
             Code::UnregisterClient => self.unregister_client(request),
             Code::CheckClientConfig => check_client_config(request),
             Code::GetConsumerListByGroup => self.consumer_list(request),
-            Code::LockBatchMq => self.lock_queues(request),
+            Code::LockBatchMq => return self.lock_queues(request, reply),
             Code::UnlockBatchMq => self.unlock_queues(request),
             Code::GetConsumerConnectionList => self.consumer_connections(request),
             Code::GetProducerConnectionList => self.producer_connections(request),

@@ -160,13 +160,16 @@ pub enum MetaTable {
     KvConfig = 6,
     /// Which half messages wait for the end of their transaction, and how far that has been noted.
     Transactions = 7,
+    /// Who owns a queue: key `group\u{1}topic\u{1}queue`, value the client's id.
+    Locks = 8,
 }
 
 impl MetaTable {
     /// The table with that number.
     #[must_use]
     pub fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Topics, Self::Groups, Self::Offsets, Self::Delay, Self::Store, Self::KvConfig, Self::Transactions].into_iter().find(|t| *t as u8 == byte)
+        let all = [Self::Topics, Self::Groups, Self::Offsets, Self::Delay, Self::Store, Self::KvConfig, Self::Transactions, Self::Locks];
+        all.into_iter().find(|t| *t as u8 == byte)
     }
 }
 

@@ -12,7 +12,7 @@ use sluice_env::{
 };
 use sluice_protocol::{Language, record::RecordView};
 use sluice_store::{FlushMode, Store, StoreOptions};
-use sluice_types::{Group, Topic};
+use sluice_types::{Group, QueueId, Topic};
 use std::{
     net::SocketAddr,
     sync::{Arc, mpsc},
@@ -144,6 +144,22 @@ impl Bench {
         receiver.recv_timeout(PATIENCE).expect("the end of a transaction is answered")
     }
 
+    /// Asks for locks of queues of `orders` for a member of `readers`.
+    pub(crate) fn lock_later(&self, client_id: &str, queues: &[u32]) -> mpsc::Receiver<Vec<u32>> {
+        let (sender, receiver) = mpsc::channel();
+        let done = move |held: Vec<(Topic, QueueId)>| drop(sender.send(held.into_iter().map(|(_, queue)| queue.0).collect()));
+        self.delivery.locks().lock(&group("readers"), client_id, &orders(queues), Box::new(done));
+        receiver
+    }
+
+    pub(crate) fn lock(&self, client_id: &str, queues: &[u32]) -> Vec<u32> {
+        self.lock_later(client_id, queues).recv_timeout(PATIENCE).expect("a lock is answered")
+    }
+
+    pub(crate) fn unlock(&self, client_id: &str, queues: &[u32]) {
+        self.delivery.locks().unlock(&group("readers"), client_id, &orders(queues));
+    }
+
     pub(crate) fn pull_later(&self, request: PullRequest) -> mpsc::Receiver<PullReply> {
         let (sender, receiver) = mpsc::channel();
         self.delivery.pull(request, Box::new(move |reply| drop(sender.send(reply))));
@@ -184,6 +200,10 @@ impl Bench {
             ConsumerHeartbeat { group: group(group_name), consume_type: ConsumeType::Passively, model: MessageModel::Clustering, from_where, subscriptions };
         self.delivery.heartbeat(client, &[], vec![beat]);
     }
+}
+
+pub(crate) fn orders(queues: &[u32]) -> Vec<(Topic, QueueId)> {
+    queues.iter().map(|queue| (topic("orders"), QueueId(*queue))).collect()
 }
 
 pub(crate) fn client(id: &str, connection: u64) -> ClientInfo {

@@ -61,6 +61,7 @@ fn a_broker_that_has_ended_has_answered_what_it_held_and_lets_go_of_its_store() 
         bench.send(SendRequest { properties: "DELAY\u{1}3\u{2}", ..message("orders", "late") }).expect("stored");
         let halves = [0, 1].map(|_| bench.send(half("money")).expect("stored"));
         bench.end(&halves[0], Verdict::Commit).expect("committed");
+        assert_eq!(bench.lock("a", &[0]), [0]);
         bench.delivery.commit_offset(&group("readers"), &topic("orders"), 0, 1).expect("taken");
         let pull = bench.pull_later(held("orders", 1));
         bench.until("held", || bench.delivery.held_pulls() == 1);
@@ -97,7 +98,7 @@ fn stuck_broker() -> (Bench, SendReceipt) {
 #[test]
 fn an_abandoned_broker_waits_for_nothing_writes_nothing_and_lets_go_of_its_store() {
     let (bench, open) = stuck_broker();
-    let (sent, begun) = (send_later(&bench, message("orders", "two")), send_later(&bench, half("more")));
+    let (sent, begun, locked) = (send_later(&bench, message("orders", "two")), send_later(&bench, half("more")), bench.lock_later("a", &[0]));
     let (queue_offset, log_offset) = (open.first_queue_offset.to_wire(), open.placed[0].log_offset.to_wire());
     let (ended, end) = mpsc::channel();
     let commit = EndTransaction { group: "producers", queue_offset, log_offset, transaction_id: "", verdict: Verdict::Commit };
@@ -115,7 +116,7 @@ fn an_abandoned_broker_waits_for_nothing_writes_nothing_and_lets_go_of_its_store
     bench.delivery.abandon();
     assert_eq!(bench.store.status().appended, written);
     assert_eq!(bench.store.meta(MetaTable::Offsets), []);
-    assert!(sent.try_recv().is_err() && begun.try_recv().is_err() && end.try_recv().is_err(), "not confirmed");
+    assert!(sent.try_recv().is_err() && begun.try_recv().is_err() && locked.try_recv().is_err() && end.try_recv().is_err(), "not confirmed");
     open_again(bench);
 }
 

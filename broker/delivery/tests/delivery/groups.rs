@@ -30,20 +30,6 @@ fn a_silent_client_is_dropped() {
 }
 
 #[test]
-fn a_queue_lock_has_one_holder_until_it_is_given_back_or_runs_out() {
-    let bench = Bench::new();
-    let (readers, queue) = (group("readers"), (topic("orders"), QueueId(0)));
-    let lock = |client: &str| bench.delivery.locks().lock(&readers, client, std::slice::from_ref(&queue)).len();
-    assert_eq!((lock("a"), lock("b"), lock("a")), (1, 0, 1));
-    bench.delivery.locks().unlock(&readers, "b", std::slice::from_ref(&queue));
-    assert_eq!(lock("b"), 0, "somebody else's lock is not given back");
-    bench.delivery.unregister("a", None, Some(&readers));
-    assert_eq!(lock("b"), 1);
-    bench.clock.advance(Duration::from_secs(61));
-    assert_eq!(lock("a"), 1);
-}
-
-#[test]
 fn committed_offsets_are_there_after_a_restart() {
     let bench = Bench::new();
     bench.send(message("orders", "one")).expect("stored");

@@ -6,6 +6,7 @@ mod crashing;
 mod delayed;
 mod ending;
 mod groups;
+mod locks;
 mod pulling;
 mod resetting;
 mod sending;

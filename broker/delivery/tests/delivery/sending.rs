@@ -1,4 +1,4 @@
-use crate::bench::{Bench, group, message, topic};
+use crate::bench::{Bench, message, topic};
 use sluice_delivery::{SendError, SendRequest, TopicConfig, TopicError};
 use sluice_protocol::{batch, properties};
 use std::sync::mpsc;
@@ -66,9 +66,7 @@ fn each_message_of_a_batch_is_a_record_with_its_own_properties() {
 #[test]
 fn a_group_that_consumes_in_order_sends_to_its_dead_letters() {
     let bench = Bench::new();
-    let readers = group("readers");
-    let queue = (topic("orders"), sluice_types::QueueId(0));
-    assert_eq!(bench.delivery.locks().lock(&readers, "me", std::slice::from_ref(&queue)).len(), 1);
+    assert_eq!(bench.lock("me", &[0]), [0]);
     bench.send(SendRequest { properties: "DELAY\u{1}3\u{2}", ..message("%RETRY%readers", "bad") }).expect("stored");
     assert_eq!(bench.contents("%DLQ%readers", 0)[0].0, "bad");
 }

@@ -1,6 +1,6 @@
 //! Clients, their groups, their locks.
 
-use super::{Answer, BrokerProcessor, Failure, Outcome, Request};
+use super::{Answer, BrokerProcessor, Failure, Outcome, Reply, Request};
 use sluice_delivery::{ClientInfo, ConsumeFromWhere, ConsumeType, ConsumerGroupView, ConsumerHeartbeat, FilterError, MessageModel, Subscription};
 use sluice_protocol::{
     ResponseCode,
@@ -90,6 +90,20 @@ fn queues(wanted: &[MessageQueue]) -> Result<Vec<(Topic, QueueId)>, Failure> {
         .collect()
 }
 
+struct LockRequest {
+    group: Group,
+    client_id: String,
+    /// The queues in the client's own words, which the answer repeats.
+    named: Vec<MessageQueue>,
+    queues: Vec<(Topic, QueueId)>,
+}
+
+fn lock_request(request: &Request<'_>) -> Result<LockRequest, Failure> {
+    let body: LockBatchRequestBody = request.json()?;
+    let (group, queues) = (Group::new(&body.consumer_group)?, queues(&body.mq_set)?);
+    Ok(LockRequest { group, client_id: client_id(body.client_id)?, named: body.mq_set, queues })
+}
+
 impl BrokerProcessor {
     pub(super) fn heartbeat(&self, request: &Request<'_>) -> Outcome {
         let data: HeartbeatData = request.json()?;
@@ -127,13 +141,18 @@ impl BrokerProcessor {
         }
     }
 
-    pub(super) fn lock_queues(&self, request: &Request<'_>) -> Outcome {
-        let body: LockBatchRequestBody = request.json()?;
-        let group = Group::new(&body.consumer_group)?;
-        let wanted = queues(&body.mq_set)?;
-        let locked: HashSet<_> = self.delivery.locks().lock(&group, &client_id(body.client_id)?, &wanted).into_iter().collect();
-        let lock_ok_mq_set = body.mq_set.into_iter().zip(wanted).filter(|(_, queue)| locked.contains(queue)).map(|(queue, _)| queue).collect();
-        Ok(Answer::json(&LockBatchResponseBody { lock_ok_mq_set }))
+    pub(super) fn lock_queues(&self, request: &Request<'_>, reply: Reply) {
+        let LockRequest { group, client_id, named, queues } = match lock_request(request) {
+            Ok(wanted) => wanted,
+            Err(failure) => return reply.outcome(Err(failure)),
+        };
+        let wanted = queues.clone();
+        let done = move |locked: Vec<(Topic, QueueId)>| {
+            let locked: HashSet<_> = locked.into_iter().collect();
+            let lock_ok_mq_set = named.into_iter().zip(queues).filter(|(_, queue)| locked.contains(queue)).map(|(named, _)| named).collect();
+            reply.outcome(Ok(Answer::json(&LockBatchResponseBody { lock_ok_mq_set })));
+        };
+        self.delivery.locks().lock(&group, &client_id, &wanted, Box::new(done));
     }
 
     pub(super) fn unlock_queues(&self, request: &Request<'_>) -> Outcome {
