@@ -296,3 +296,19 @@ impl Locks {
         *self.state.lock() = State { stopped: true, ..State::default() };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Between the look that found it free and the deletion's turn another client may have come.
+    #[test]
+    fn what_has_been_claimed_anew_is_not_deleted() {
+        let mut lock = Lock { owner: "a".into(), renewed: Monotonic(Duration::ZERO), stage: Stage::Free(None) };
+        assert!(lock.is_deleted_by(4) && lock.stage == Stage::Free(Some(4)));
+        for stage in [Stage::Claimed(3), Stage::Held { durable: true }, Stage::Held { durable: false }] {
+            lock.stage = stage;
+            assert!(!lock.is_deleted_by(5) && lock.stage == stage);
+        }
+    }
+}

@@ -144,13 +144,12 @@ mod tests {
     #[test]
     fn a_wait_ends_with_an_answer_without_one_when_its_time_is_over_and_when_all_is_abandoned() {
         let stop: Arc<Stop> = Arc::default();
-        let forever = Some(Duration::from_secs(20));
-        assert_eq!(stop.answer_of(|done| done(7), forever), Some(7));
-        assert_eq!(stop.answer_of::<u8>(drop, forever), None);
+        assert_eq!(stop.answer_of(|done| done(7), None), Some(7));
+        assert_eq!(stop.answer_of::<u8>(drop, None), None);
         let mut kept = None;
         assert_eq!(stop.answer_of::<u8>(|done| kept = Some(done), Some(Duration::from_millis(1))), None);
         stop.request(Phase::Abandoned);
-        assert_eq!(stop.answer_of::<u8>(|done| kept = Some(done), forever), None);
+        assert_eq!(stop.answer_of::<u8>(|done| kept = Some(done), None), None);
     }
 
     #[test]

@@ -232,7 +232,7 @@ impl Transactions {
 
     /// Retention keeps the log from the oldest open half message on. Called with the state's lock held, so that no older value comes last.
     pub(super) fn hold(&self, state: &State) {
-        // Perhaps on a thread of the store's.
+        // Perhaps on a thread of the store's, which must not be the last to hold it.
         let Some(_inside) = self.stop.enter() else { return };
         let Some(store) = self.store.upgrade() else { return };
         store.hold_retention(state.open.first_key_value().map(|(_, half)| half.log_offset));

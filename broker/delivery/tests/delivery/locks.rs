@@ -189,6 +189,19 @@ fn what_is_given_back_while_its_record_is_on_its_way_is_not_told() {
     assert_eq!((told(&first), told(&second)), (vec![], vec![0]));
 }
 
+/// What a client gives back and another one asks for, in one read of the network or on two threads, lies in the log together.
+#[test]
+fn a_lock_claimed_while_its_deletion_is_on_its_way_stays() {
+    let bench = Bench::new();
+    assert_eq!(bench.lock("a", &[0]), [0]);
+    let next = bench.store.corked(|| {
+        bench.unlock("a", &[0]);
+        bench.lock_later("b", &[0])
+    });
+    assert_eq!(told(&next), [0]);
+    assert_eq!(bench.lock("a", &[0]), NONE);
+}
+
 #[test]
 fn locks_that_have_run_out_leave_the_log() {
     let bench = Bench::new();
