@@ -14,10 +14,13 @@
 //! | 7 | [`Refusal`] | JSON, CRC-32 |
 //! | 8 | [`Ask`] | JSON, CRC-32 |
 //! | 9 | [`Answer`] | JSON, CRC-32 |
+//! | 10 | [`Take`] | JSON, CRC-32 |
+//! | 11 | [`Seed`] | JSON, CRC-32 |
+//! | 12 | [`Piece`] | CRC-32; then bytes, which carry checksums of their own |
 //!
 //! Each CRC-32 is over the kind and what stands between it and the checksum.
 
-use crate::{Epoch, EpochMap, GroupState, Held, Member, Seen};
+use crate::{Epoch, EpochMap, GroupState, Held, Member, MemberId, Seen};
 use bytes::{Buf, Bytes, BytesMut};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sluice_types::CommitLogOffset;
@@ -152,6 +155,36 @@ pub struct Refusal {
     pub why: String,
 }
 
+/// A replica whose log can't be continued asks for the master's whole. What comes is a [`Seed`], its bytes in [`Piece`]s, and the log in [`Data`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Take {
+    /// [`VERSION`].
+    pub version: u16,
+    /// Its cluster.
+    pub cluster: String,
+    /// Its group.
+    pub group: String,
+    /// Its number; its store is about to be another one.
+    pub id: MemberId,
+}
+
+/// What a replica needs to take the log whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Seed {
+    /// Under which master.
+    pub epoch: Epoch,
+    /// Bytes of a segment.
+    pub segment_bytes: u64,
+    /// Bytes of the state of all that lies before the log; none if the log is there from its first record on, and then no log follows either: it is followed as ever.
+    pub bytes: u64,
+}
+
+/// The next bytes of what the [`Seed`] has announced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece(pub Bytes);
+
 /// All of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
@@ -173,6 +206,12 @@ pub enum Message {
     Ask(Ask),
     /// The answer to it.
     Answer(Answer),
+    /// Replica to master.
+    Take(Take),
+    /// Master to replica.
+    Seed(Seed),
+    /// Master to replica.
+    Piece(Piece),
 }
 
 /// What came is no message.
@@ -204,10 +243,13 @@ impl Message {
             Self::Refusal(_) => 7,
             Self::Ask(_) => 8,
             Self::Answer(_) => 9,
+            Self::Take(_) => 10,
+            Self::Seed(_) => 11,
+            Self::Piece(_) => 12,
         }
     }
 
-    /// Appends the frame to `out`, but for the log of [`Data`], which comes back: it has to follow at once and need not be copied.
+    /// Appends the frame to `out`, but for the log of [`Data`] and the bytes of a [`Piece`], which come back: it has to follow at once and need not be copied.
     pub fn encode(&self, out: &mut Vec<u8>) -> Bytes {
         let at = out.len();
         out.extend_from_slice(&[0; LENGTH_BYTES]);
@@ -220,6 +262,9 @@ impl Message {
             Self::Refusal(body) => put_json(body, out),
             Self::Ask(body) => put_json(body, out),
             Self::Answer(body) => put_json(body, out),
+            Self::Take(body) => put_json(body, out),
+            Self::Seed(body) => put_json(body, out),
+            Self::Piece(Piece(bytes)) => bytes.clone(),
             Self::Data(Data { epoch, from, confirmed, log }) => {
                 put_numbers([epoch.0, from.0, confirmed.0], out);
                 log.clone()
@@ -252,8 +297,9 @@ impl Message {
 
     fn decode_frame(mut frame: Bytes) -> Result<Self, WireError> {
         let kind = frame[0];
-        let log = match kind {
+        let rest = match kind {
             4 if frame.len() >= DATA_HEAD_BYTES + CHECKSUM_BYTES => frame.split_off(DATA_HEAD_BYTES + CHECKSUM_BYTES),
+            12 => frame.split_off(1 + CHECKSUM_BYTES),
             _ => Bytes::new(),
         };
         let checksum = frame.split_off(frame.len() - CHECKSUM_BYTES);
@@ -267,7 +313,7 @@ impl Message {
             3 => Self::Follow(json(kind, body)?),
             4 => {
                 let [epoch, from, confirmed] = numbers(kind, body)?;
-                Self::Data(Data { epoch: Epoch(epoch), from: CommitLogOffset(from), confirmed: CommitLogOffset(confirmed), log })
+                Self::Data(Data { epoch: Epoch(epoch), from: CommitLogOffset(from), confirmed: CommitLogOffset(confirmed), log: rest })
             }
             5 => {
                 let [epoch, received, flushed, beat] = numbers(kind, body)?;
@@ -278,6 +324,9 @@ impl Message {
             7 => Self::Refusal(json(kind, body)?),
             8 => Self::Ask(json(kind, body)?),
             9 => Self::Answer(json(kind, body)?),
+            10 => Self::Take(json(kind, body)?),
+            11 => Self::Seed(json(kind, body)?),
+            12 => Self::Piece(Piece(rest)),
             other => return Err(WireError::Kind(other)),
         })
     }
@@ -348,6 +397,9 @@ mod tests {
                 end: CommitLogOffset(u64::MAX),
                 last_epoch: None,
             }),
+            Message::Take(Take { version: VERSION, cluster: "c".into(), group: "g".into(), id: MemberId(7) }),
+            Message::Seed(Seed { epoch: Epoch(4), segment_bytes: 1 << 27, bytes: 9 }),
+            Message::Piece(Piece(Bytes::copy_from_slice(log))),
         ]
     }
 
@@ -381,7 +433,7 @@ mod tests {
     fn any_flipped_bit_outside_of_the_log_is_found_out_or_waited_for() {
         for message in all(b"log") {
             let bytes = bytes_of(std::slice::from_ref(&message));
-            let log = if matches!(message, Message::Data(_)) { 3 } else { 0 };
+            let log = if matches!(message, Message::Data(_) | Message::Piece(_)) { 3 } else { 0 };
             for bit in 0..(bytes.len() - log) * 8 {
                 let mut bad = BytesMut::from(&bytes[..]);
                 bad[bit / 8] ^= 1 << (bit % 8);

@@ -154,6 +154,8 @@ impl Store {
 
     /// Notes that an epoch begins: the record that says so is the epoch's first. Comes back with its place once it is appended.
     pub fn begin_epoch(&self, epoch: u64) -> Result<CommitLogOffset, AppendError> {
+        let last = self.shared.writer.turn.lock().last_record;
+        *self.shared.last_inherited.lock() = last.map(CommitLogOffset);
         let mut batch = crate::Batch::new();
         batch.meta(&[recovery::epoch_change(epoch)]).map_err(|_| AppendError::TooLarge(0))?;
         let placed = self.append(batch, crate::Wait::Appended)?;
@@ -357,6 +359,7 @@ impl Shared {
         self.writer.counters.bytes.fetch_add(range.len() as u64, Ordering::Relaxed);
         for record in records {
             turn.newest_ms = turn.newest_ms.max(record.store_timestamp);
+            turn.last_record = Some(record.at);
             match record.what {
                 What::Message(pending) => drop(self.enter(turn, &pending, record.at, record.store_timestamp)),
                 What::Metadata(changes) => self.take_changes(&changes, record.at),

@@ -125,7 +125,7 @@ pub(crate) struct Shared {
     pub(crate) progress: Progress,
     /// Retention leaves what lies at or above it; all ones: nothing is held.
     pub(crate) held_from: AtomicU64,
-    last_recovered: Option<CommitLogOffset>,
+    pub(crate) last_inherited: Mutex<Option<CommitLogOffset>>,
     hooks: RwLock<Option<Arc<Hooks>>>,
     /// The directory's lock, held as long as anything of the store lives.
     _lock: Box<dyn Send + Sync>,
@@ -156,7 +156,7 @@ impl Store {
         let recovered = recovery::open(&env, &options, progress)?;
         let tail = recovered.log.tail().map_err(|e| OpenError::Disk { what: "opening the last segment".to_owned(), error: e.to_string() })?;
         let shared = Arc::new(Shared {
-            writer: Writer::new(tail, recovered.newest_ms, recovered.hidden),
+            writer: Writer::new(tail, recovered.newest_ms, recovered.last_record, recovered.hidden),
             env,
             options,
             log: recovered.log,
@@ -169,7 +169,7 @@ impl Store {
             checkpointing: Mutex::default(),
             progress: Progress::default(),
             held_from: AtomicU64::new(u64::MAX),
-            last_recovered: recovered.last_record.map(CommitLogOffset),
+            last_inherited: Mutex::new(recovered.last_record.map(CommitLogOffset)),
             hooks: RwLock::default(),
             _lock: recovered.lock,
         });
@@ -199,11 +199,11 @@ impl Store {
         self.identity
     }
 
-    /// The log's last record when the store was opened: the only one whose batch a crash may have cut short. `None` when the log was empty, or ended with metadata
-    /// that the checkpoint had taken in.
+    /// The last record that was there before this broker's own first one, when the store was opened or when its epoch began: the only one whose batch a crash, or the end
+    /// of another master, may have cut short. `None` when the log was empty, or ended with metadata that the checkpoint had taken in.
     #[must_use]
-    pub fn last_recovered(&self) -> Option<CommitLogOffset> {
-        self.shared.last_recovered
+    pub fn last_inherited(&self) -> Option<CommitLogOffset> {
+        *self.shared.last_inherited.lock()
     }
 
     /// Most bytes that one batch may have.
@@ -329,6 +329,8 @@ impl Store {
         self.shared.writer.stop();
         self.shared.maintenance.stop();
         self.join_threads();
+        // Of a replicated log, some may wait for a confirmation.
+        self.shared.end_waiters();
     }
 
     /// Whether a write or a sync has failed: nothing more is appended or acknowledged until the directory is opened again.

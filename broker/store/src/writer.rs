@@ -66,6 +66,8 @@ pub(crate) struct Turn {
     staging: Vec<u8>,
     pub(crate) touched: Touched,
     pub(crate) newest_ms: i64,
+    /// Where the log's last record begins, if there is one that recovery has seen.
+    pub(crate) last_record: Option<u64>,
 }
 
 /// The way in, and the waiters.
@@ -94,11 +96,11 @@ pub(crate) struct Counters {
 
 impl Writer {
     /// `hidden`: what recovery has found and is not known to be confirmed.
-    pub(crate) fn new(tail: Tail, newest_ms: i64, hidden: VecDeque<(u64, Touched)>) -> Self {
+    pub(crate) fn new(tail: Tail, newest_ms: i64, last_record: Option<u64>, hidden: VecDeque<(u64, Touched)>) -> Self {
         Self {
             inbox: Mutex::default(),
             work: Condvar::new(),
-            turn: Mutex::new(Turn { tail, staging: Vec::new(), touched: Vec::new(), newest_ms }),
+            turn: Mutex::new(Turn { tail, staging: Vec::new(), touched: Vec::new(), newest_ms, last_record }),
             waiters: Mutex::default(),
             hidden: Mutex::new(hidden),
             poisoned: Mutex::default(),
@@ -367,6 +369,7 @@ impl Shared {
         for pending in &batch.records {
             let to = from + pending.bytes as usize;
             let log_offset = at + from as u64;
+            turn.last_record = Some(log_offset);
             let queue_offset = self.enter(turn, pending, log_offset, now);
             record::seal(&mut batch.bytes[from..to], queue_offset.0, log_offset, now);
             places.push(Placed { log_offset: CommitLogOffset(log_offset), queue_offset, store_timestamp: now, bytes: pending.bytes });

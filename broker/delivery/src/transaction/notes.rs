@@ -199,7 +199,7 @@ fn scan(store: &Store, queue: &QueueRef, from: u64, counters: &Counters, mut eac
 
 /// The open half message whose committed message is the log's last record, and who stored it: its op record was cut off.
 fn cut_commit(store: &Store, state: &State) -> Option<(QueueOffset, SocketAddr)> {
-    let last = store.record_at(store.last_recovered()?).ok()?;
+    let last = store.record_at(store.last_inherited()?).ok()?;
     let last = RecordView::parse(&last).ok()?;
     let place = CommitLogOffset::from_wire(last.prepared_transaction_offset())?;
     let (offset, _) = state.open.iter().find(|(_, open)| open.log_offset == place)?;

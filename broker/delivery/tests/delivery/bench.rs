@@ -104,6 +104,18 @@ impl Bench {
         spawn: SpawnWork,
     ) -> Self {
         let store = Store::open(env.clone(), store).expect("opens");
+        Self::open_over(env, disk, clock, store, change, spawn)
+    }
+
+    /// A broker over a store that is open.
+    pub(crate) fn open_over(
+        env: Env,
+        disk: SimDisk,
+        clock: SimClock,
+        store: Arc<Store>,
+        change: impl FnOnce(&mut DeliveryOptions),
+        spawn: SpawnWork,
+    ) -> Self {
         let push = Arc::new(Pushes::default());
         let mut options = DeliveryOptions::new(host());
         change(&mut options);

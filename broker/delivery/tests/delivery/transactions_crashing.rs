@@ -10,7 +10,8 @@ use sluice_env::{
     sim::{self, SimClock, SimDisk},
 };
 use sluice_store::{FlushMode, Store, StoreOptions};
-use std::{ops::Range, time::Duration};
+use sluice_types::CommitLogOffset;
+use std::{ops::Range, sync::Arc, time::Duration};
 
 const SEGMENT: &str = "commitlog/00000000000000000000";
 const GIVEN_UP: &str = "TRANS_CHECK_MAX_TIME_TOPIC";
@@ -85,7 +86,7 @@ fn wherever_the_log_ends_a_transaction_is_open_or_ended_and_its_message_is_there
     bench.end(&receipt, Verdict::Commit).expect("committed");
     let half_bytes = bytes_of(&receipt);
     let end = bench.store.status().appended.0;
-    let record = bench.store.record_at(sluice_types::CommitLogOffset(half_bytes.end)).expect("the committed message");
+    let record = bench.store.record_at(CommitLogOffset(half_bytes.end)).expect("the committed message");
     let message = half_bytes.end..half_bytes.end + record.len() as u64;
     let op = message.end..end;
     let mut seen = [0, 0, 0];
@@ -130,7 +131,7 @@ fn a_commit_that_was_cut_counts_also_when_a_checkpoint_was_all_that_the_first_st
     let receipt = bench.send(half("money")).expect("stored");
     let message = bytes_of(&receipt).end;
     bench.end(&receipt, Verdict::Commit).expect("committed");
-    let record = bench.store.record_at(sluice_types::CommitLogOffset(message)).expect("the committed message");
+    let record = bench.store.record_at(CommitLogOffset(message)).expect("the committed message");
     let disk = cut(&bench.disk, message + record.len() as u64);
     let store = Store::open(sim::env_over(7, &disk, &bench.clock), unflushed()).expect("opens");
     store.checkpoint().expect("written");
@@ -145,6 +146,39 @@ fn a_commit_that_was_cut_counts_also_when_a_checkpoint_was_all_that_the_first_st
     assert_eq!(crashed.contents("RMQ_SYS_TRANS_OP_HALF_TOPIC", 0), [("0,".to_owned(), "TAGS\u{1}d\u{2}".to_owned())]);
     stop(&crashed);
     drop(store);
+    stop(&bench);
+}
+
+/// A replica has the master's log up to there when that one is gone, and becomes master without an opening of its store.
+fn promoted(bench: &Bench, at: u64) -> Bench {
+    let (env, disk, clock) = sim::env(9);
+    let store = Store::open(env.clone(), StoreOptions { replicated: true, ..unflushed() }).expect("opens");
+    let log = bench.store.range(CommitLogOffset(0), at as usize).expect("readable");
+    assert_eq!(log.len() as u64, at, "a record ends there");
+    store.follow(CommitLogOffset(0), &log).expect("taken");
+    store.begin_epoch(2).expect("begun");
+    // It is alone in its set: what it has is confirmed, and so is what follows.
+    store.confirm(CommitLogOffset(u64::MAX));
+    Bench::open_over(env, disk, clock, store, |_| (), Arc::new(|work| drop(std::thread::spawn(work))))
+}
+
+#[test]
+fn a_commit_that_ends_a_replicas_log_without_its_op_record_counts_once_when_it_becomes_master() {
+    let (_, disk, clock) = sim::env(5);
+    let bench = open_unflushed(disk, clock);
+    let receipt = bench.send(half("money")).expect("stored");
+    bench.end(&receipt, Verdict::Commit).expect("committed");
+    let half_bytes = bytes_of(&receipt);
+    let record = bench.store.record_at(CommitLogOffset(half_bytes.end)).expect("the committed message");
+    let (message_end, op_end) = (half_bytes.end + record.len() as u64, bench.store.status().appended.0);
+    for (at, expected) in [(half_bytes.end, Found::Open), (message_end, Found::Committed), (op_end, Found::Committed)] {
+        let promoted = promoted(&bench, at);
+        assert_eq!(found(&promoted), expected, "the log ends at {at}");
+        let again = promoted.end(&receipt, Verdict::Commit);
+        assert_eq!(again.is_ok(), expected == Found::Open, "{again:?}");
+        assert_eq!((visible(&promoted).len(), promoted.contents("RMQ_SYS_TRANS_OP_HALF_TOPIC", 0).len()), (1, 1), "the log ends at {at}");
+        stop(&promoted);
+    }
     stop(&bench);
 }
 

@@ -314,25 +314,25 @@ fn retention_stops_at_what_is_held_and_goes_on_when_it_is_let_go() {
 fn recovery_tells_the_last_record_also_when_a_checkpoint_has_come_behind_it() {
     let mut world = World::new(4, never_flushing());
     let store = world.open();
-    assert_eq!(store.last_recovered(), None);
+    assert_eq!(store.last_inherited(), None);
     append(&store, "orders", 0, b"one", "", Wait::Durable).expect("acknowledged");
     let last = append(&store, "orders", 1, b"two", "", Wait::Durable).expect("acknowledged").log_offset;
     drop(store);
     world.kill();
     let store = world.open();
-    assert_eq!(store.last_recovered(), Some(last));
+    assert_eq!(store.last_inherited(), Some(last));
     store.checkpoint().expect("checkpoint");
     drop(store);
     world.kill();
     let store = world.open();
-    assert_eq!(store.last_recovered(), Some(last));
+    assert_eq!(store.last_inherited(), Some(last));
     let mut batch = Batch::new();
     batch.meta(&[MetaChange { table: MetaTable::Topics, key: "a".to_owned(), value: Some(vec![1]) }]).expect("encodes");
     store.append(batch, Wait::Appended).expect("acknowledged");
     store.checkpoint().expect("checkpoint");
     drop(store);
     world.kill();
-    assert_eq!(world.open().last_recovered(), None, "the last one is metadata");
+    assert_eq!(world.open().last_inherited(), None, "the last one is metadata");
 }
 
 /// A rebuild reads the whole log.
