@@ -60,9 +60,9 @@ pub enum Ended {
     /// A cut of the log is ordered: open the store again.
     #[error("the log is to be cut at {0}")]
     Cut(CommitLogOffset),
-    /// The log can't be continued: take the master's whole.
+    /// The log can't be continued: take the master's whole, whose segments have so many bytes.
     #[error("this log can't be continued by the master's: {0}")]
-    Resync(Why),
+    Resync(Why, u64),
     /// A person has to look.
     #[error(transparent)]
     Wrong(#[from] Wrong),
@@ -126,7 +126,7 @@ impl Session<'_> {
                 self.store.order_cut(to)?;
                 return Err(Ended::Cut(to));
             }
-            Next::Resync(why) => return Err(Ended::Resync(why)),
+            Next::Resync(why) => return Err(Ended::Resync(why, welcome.segment_bytes)),
         }
         self.tell_held()?;
         loop {
@@ -214,5 +214,8 @@ fn out_of_place(message: Message) -> Ended {
         Message::Beat(_) => Ended::OutOfPlace("a beat"),
         Message::Ask(_) => Ended::OutOfPlace("a question"),
         Message::Answer(_) => Ended::OutOfPlace("an answer"),
+        Message::Take(_) => Ended::OutOfPlace("a wish to take the log whole"),
+        Message::Seed(_) => Ended::OutOfPlace("a seed"),
+        Message::Piece(_) => Ended::OutOfPlace("a piece"),
     }
 }

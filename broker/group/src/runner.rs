@@ -14,6 +14,7 @@
 mod asking;
 mod desk;
 mod follow;
+mod resync;
 mod serve;
 mod shared;
 mod state;

@@ -108,14 +108,7 @@ impl Bench {
     }
 
     /// A broker over a store that is open.
-    pub(crate) fn open_over(
-        env: Env,
-        disk: SimDisk,
-        clock: SimClock,
-        store: Arc<Store>,
-        change: impl FnOnce(&mut DeliveryOptions),
-        spawn: SpawnWork,
-    ) -> Self {
+    pub(crate) fn open_over(env: Env, disk: SimDisk, clock: SimClock, store: Arc<Store>, change: impl FnOnce(&mut DeliveryOptions), spawn: SpawnWork) -> Self {
         let push = Arc::new(Pushes::default());
         let mut options = DeliveryOptions::new(host());
         change(&mut options);

@@ -99,7 +99,12 @@ fn settle(shared: &Shared, master: MemberId, epoch: Epoch, ended: Ended) -> bool
             timing.renewal()
         }
         Ended::Follow(FollowError::Append(_)) => timing.renewal(),
-        ref wrong @ (Ended::Wrong(_) | Ended::Resync(_) | Ended::NoCut(_) | Ended::Follow(_) | Ended::OutOfPlace(_)) => {
+        Ended::Resync(why, segment_bytes) => {
+            tracing::warn!(%master, %why, "this replica's log can't be continued");
+            order(shared, Reopen::Resync(segment_bytes));
+            Duration::ZERO
+        }
+        ref wrong @ (Ended::Wrong(_) | Ended::NoCut(_) | Ended::Follow(_) | Ended::OutOfPlace(_)) => {
             let why = wrong.to_string();
             let mut state = shared.lock();
             if state.wrong.as_ref() != Some(&why) {

@@ -5,8 +5,11 @@ use crate::{
     link::{Link, LinkError},
     master::{Lead, Master},
 };
+use bytes::Bytes;
 use sluice_env::{Connection, Listener};
-use sluice_replication::wire::{Ask, Hello, Message, Refusal, VERSION};
+use sluice_replication::wire::{Ask, Data, Hello, Message, Piece, Refusal, Seed, Take, VERSION};
+use sluice_store::ReadError;
+use sluice_types::CommitLogOffset;
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
@@ -44,6 +47,11 @@ fn serve(shared: &Arc<Shared>, connection: Arc<dyn Connection>) {
     let (peer, mut link) = (connection.peer(), Link::new(connection.clone()));
     match link.receiver.receive(shared.options.timing.lease) {
         Ok(Message::Hello(hello)) => lead(shared, link, &hello),
+        Ok(Message::Take(take)) => {
+            if let Err(error) = give_whole(shared, &mut link, &take) {
+                tracing::warn!(member = %take.id, %error, "the log could not be given whole");
+            }
+        }
         Ok(Message::Ask(ask)) => drop(answer(shared, &mut link, ask)),
         Ok(_) => tracing::warn!(peer, "a connection that begins with neither a hello nor a question is closed"),
         Err(error) => tracing::debug!(peer, %error, "a connection ended before it had begun"),
@@ -67,6 +75,53 @@ fn lead(shared: &Arc<Shared>, mut link: Link, hello: &Hello) {
     };
     let ended = master.serve(&shared.env, link, hello, &store, &(shared.clone() as Arc<dyn Lead>));
     tracing::info!(member = %hello.member.id, reason = %ended, "a replica does not follow any more");
+}
+
+/// Log in one message, unless a record is larger; and of a seed.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// Gives a replica all that it needs to have this log from where it begins now.
+fn give_whole(shared: &Arc<Shared>, link: &mut Link, take: &Take) -> Result<(), GiveError> {
+    let (options, patience) = (&shared.options, shared.options.timing.lease);
+    let mut refuse = |why: String| Ok(link.sender.send(&Message::Refusal(Refusal { state: None, why }), patience)?);
+    if (take.version, &take.cluster, &take.group) != (VERSION, &options.cluster, &options.group) {
+        return refuse(format!("this is group {} of cluster {}, version {VERSION}", options.group, options.cluster));
+    }
+    let Some((state, store)) = shared.state().zip(shared.lock().store.clone()) else {
+        return refuse("this broker is not master".to_owned());
+    };
+    tracing::info!(member = %take.id, "a replica takes the log whole");
+    let (epoch, segment_bytes) = (state.epoch, store.segment_bytes());
+    if store.marks().min == CommitLogOffset::ZERO {
+        return Ok(link.sender.send(&Message::Seed(Seed { epoch, segment_bytes, bytes: 0 }), patience)?);
+    }
+    let seed = store.seed()?;
+    link.sender.send(&Message::Seed(Seed { epoch, segment_bytes, bytes: seed.bytes.len() as u64 }), patience)?;
+    let bytes = Bytes::from(seed.bytes);
+    for at in (0..bytes.len()).step_by(PIECE_BYTES) {
+        let piece = bytes.slice(at..bytes.len().min(at + PIECE_BYTES));
+        link.sender.send(&Message::Piece(Piece(piece)), patience)?;
+    }
+    let (mut from, confirmed) = (seed.min, seed.end);
+    while from < seed.end && shared.leads(epoch) {
+        let log = store.range(from, PIECE_BYTES)?;
+        let next = from.plus(log.len() as u64);
+        link.sender.send(&Message::Data(Data { epoch, from, confirmed, log }), patience)?;
+        from = next;
+    }
+    // The replica closes when it has everything; so what is on its way is not cut off.
+    drop(link.receiver.receive(patience));
+    Ok(())
+}
+
+#[derive(Debug, thiserror::Error)]
+enum GiveError {
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error("the checkpoint can't be had: {0}")]
+    Seed(#[from] std::io::Error),
+    #[error(transparent)]
+    Read(#[from] ReadError),
 }
 
 /// Answers one member's questions until it asks no more.

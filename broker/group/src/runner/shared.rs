@@ -89,6 +89,7 @@ impl Shared {
             alarm: None,
             wrong: None,
             coordinator_away: None,
+            filling: None,
             is_stopping: false,
         };
         Ok(Self {
@@ -436,6 +437,7 @@ impl Shared {
             seen: state.core.seen(),
             state: state.core.in_sync().map(|set| set.recorded().state.clone()),
             marks: state.store.as_ref().map(|store| store.marks()),
+            resync: state.filling.map(|filled| (filled.taken_bytes, filled.needed_bytes)),
             troubles: troubles.into_iter().flatten().collect(),
         }
     }

@@ -4,7 +4,7 @@ use super::tenure::Command;
 use crate::{Kept, coordinator::Lease};
 use sluice_env::Connection;
 use sluice_replication::{Core, Epoch, GroupState, Held, Member, MemberId, Pace, Seen, SetBack, Version, wire::Answer};
-use sluice_store::{Marks, Store};
+use sluice_store::{Marks, Store, resync::Filled};
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
@@ -37,6 +37,8 @@ pub(super) struct State {
     /// What keeps it from following, if a person has to look.
     pub(super) wrong: Option<String>,
     pub(super) coordinator_away: Option<String>,
+    /// How much of the master's log is taken, while it is taken whole.
+    pub(super) filling: Option<Filled>,
     pub(super) is_stopping: bool,
 }
 
@@ -78,6 +80,8 @@ pub struct Status {
     pub replicas: Vec<ReplicaStatus>,
     /// How far its log has come; `None` while its store is opened again.
     pub marks: Option<Marks>,
+    /// While the master's log is taken whole: bytes of it that are there, and that are needed.
+    pub resync: Option<(u64, u64)>,
     /// What a person should know, each in a sentence.
     pub troubles: Vec<String>,
 }

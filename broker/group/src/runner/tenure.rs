@@ -1,6 +1,9 @@
 //! The thread that opens and closes what a master does with its log, and opens the store again where that has to be.
 
-use super::shared::{Shared, confirm, held};
+use super::{
+    resync,
+    shared::{Shared, confirm, held},
+};
 use crate::life;
 use sluice_replication::{Core, Epoch, Event, Member, MemberId};
 use sluice_store::{OpenError, Store};
@@ -29,6 +32,8 @@ pub(super) enum Reopen {
     Cut,
     /// A write or a sync has failed.
     Failed,
+    /// It can't be continued: the master's is taken whole, in segments of so many bytes.
+    Resync(u64),
 }
 
 /// How long the thread sleeps when nobody wakes it.
@@ -134,6 +139,11 @@ fn reopen(shared: &Shared, why: Reopen) {
     store.abandon();
     drop(store);
     tracing::info!(?why, "the store is opened again");
+    if let Reopen::Resync(segment_bytes) = why
+        && !resync::run(shared, segment_bytes)
+    {
+        return;
+    }
     let Some((store, me)) = open_again(shared, has_failed) else { return };
     let mut state = shared.lock();
     if state.core.me() != me {
@@ -202,7 +212,7 @@ pub(super) fn hand_over(shared: &Shared, to: Option<MemberId>, deadline: Duratio
     });
     match ended.flatten() {
         Some(true) => Ok(to),
-        Some(false) => Err(format!("member {to} did not become master in time; this broker goes on")),
+        Some(false) => Err(format!("member {to} did not become master in time; this broker stands again")),
         None => Err("it is not known how the hand-over ended; ask again who is master".to_owned()),
     }
 }
@@ -232,8 +242,8 @@ fn give(shared: &Shared, epoch: Epoch, to: MemberId, until: Duration) {
         }
     }
     if shared.leads(epoch) {
-        // It may still go through later; then whatever comes until then waits for the other one too.
-        let mut open = None;
-        serve(shared, epoch, &store, &mut open);
+        // As after a restart: what was under way at the end of the old service must have ended before another one begins on the log.
+        tracing::warn!(%to, "the other member did not become master in time: this one begins anew");
+        shared.tell(Event::Retire);
     }
 }
