@@ -2,6 +2,7 @@
 //! so that the same code runs on the real machine ([`real`]) and in a seeded simulation ([`sim`]).
 #![forbid(unsafe_code)]
 
+mod broken;
 mod clock;
 mod disk;
 mod entropy;
@@ -12,6 +13,9 @@ pub mod real;
 pub mod sim;
 pub mod sync;
 
+#[cfg(feature = "sim-threads")]
+pub use broken::break_one;
+pub use broken::broken;
 pub use clock::{Clock, Monotonic, WallTime};
 pub use disk::{Disk, File, OpenMode};
 pub use entropy::Rng;

@@ -2,7 +2,7 @@
 
 use crate::{Kept, KeptError};
 use serde::{Deserialize, Serialize};
-use sluice_env::Env;
+use sluice_env::{Env, broken};
 use sluice_replication::Incarnation;
 use sluice_store::FlushMode;
 
@@ -40,7 +40,7 @@ pub(crate) fn begin(env: &Env, store: u128, flush: FlushMode, has_failed: bool) 
     let (store, boot, flushes) = (Incarnation(store), env.clock.boot().map(Incarnation), flush == FlushMode::Sync);
     let goes_on = before.filter(|life| {
         let same_run = boot.is_some() && life.boot == boot && !has_failed;
-        life.store == store && (life.flushes || life.is_closed || same_run)
+        broken("any life of a store counts") || life.store == store && (life.flushes || life.is_closed || same_run)
     });
     let incarnation = goes_on.map_or_else(|| Incarnation(env.rng.next_u128()), |life| life.incarnation);
     kept.store(&Life { incarnation, store, boot, flushes, is_closed: false })?;

@@ -4,7 +4,7 @@ use crate::{
     epochs_of,
     link::{LinkError, Receiver, Sender},
 };
-use sluice_env::Connection;
+use sluice_env::{Connection, broken};
 use sluice_replication::{
     Epoch, Held, Member, Seen,
     meeting::{Next, OwnLog, Why, Wrong},
@@ -164,7 +164,7 @@ impl Session<'_> {
             next = if bytes < UNFLUSHED_BYTES_MAX { self.receiver.ready()? } else { None };
         }
         // Under asynchronous flush the log's own interval does.
-        if bytes > 0 && self.store.flush_mode() == FlushMode::Sync {
+        if bytes > 0 && self.store.flush_mode() == FlushMode::Sync && !broken("a replica acknowledges what it has not flushed") {
             self.store.flush()?;
         }
         self.tell_held()
@@ -184,7 +184,8 @@ impl Session<'_> {
     /// Says how much it holds of this epoch's log; of a log that has another master by now, nothing is said to this one.
     fn tell_held(&mut self) -> Result<(), Ended> {
         let marks = self.while_following(Store::marks)?;
-        let held = Held { received: marks.appended, flushed: marks.flushed };
+        let flushed = if broken("a replica acknowledges what it has not flushed") { marks.appended } else { marks.flushed };
+        let held = Held { received: marks.appended, flushed };
         self.send(Message::Ack(Ack { epoch: self.epoch, held, beat: self.beat }))
     }
 

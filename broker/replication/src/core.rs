@@ -1,7 +1,8 @@
 //! What one broker of a group may do: stand for master, begin an epoch, follow one, let members in and out. Nothing here looks at a clock: *when* to try is decided
 //! elsewhere, and trying at the wrong time costs availability, never a record.
 
-use crate::{Epoch, GroupState, Held, InSync, Member, MemberId, Proposal, Seen, SetBack, Version, Versioned, rules};
+use crate::{Epoch, GroupState, Held, InSync, Member, MemberId, Proposal, Seen, SetBack, Version, Versioned};
+use sluice_env::broken;
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,7 +174,8 @@ impl Core {
     pub fn candidacy(&self) -> Candidacy<'_> {
         match (&self.role, &self.known) {
             (Role::Replica, Known::Empty) if self.seen == Seen::default() => Candidacy::Founder,
-            (Role::Replica, Known::State(known)) if known.state.seen() == self.seen && self.counts_in(&known.state) => Candidacy::Member(&known.state),
+            (Role::Replica, Known::State(known))
+                if known.state.seen() == self.seen && (self.counts_in(&known.state) || broken("who is not in the set stands")) => Candidacy::Member(&known.state),
             _ => Candidacy::No,
         }
     }
@@ -181,7 +183,7 @@ impl Core {
     /// Whether records of that epoch may be taken from its master, and acknowledged. Who has seen a newer epoch is lost to the older ones.
     #[must_use]
     pub fn follows(&self, epoch: Epoch) -> bool {
-        self.master_of().is_none() && (epoch == self.seen.epoch || rules::broken("old epochs are followed"))
+        self.master_of().is_none() && (epoch == self.seen.epoch || broken("old epochs are followed"))
     }
 
     /// What to do about what happened.
@@ -239,7 +241,7 @@ impl Core {
         self.cease_before(now.state.epoch, todo);
         if now.state.master != self.me.id {
             todo.push(Action::Follow(now.state.master, now.state.epoch));
-        } else if (fresh || rules::broken("an epoch is begun twice")) && self.counts_in(&now.state) {
+        } else if (fresh || broken("an epoch is begun twice")) && (self.counts_in(&now.state) || broken("who is not in the set stands")) {
             todo.push(Action::Begin(now.state.epoch));
             self.role = Role::Master(Box::new(InSync::new(now, self.own.received)));
         }
@@ -264,7 +266,7 @@ impl Core {
     }
 
     fn counts_in(&self, state: &GroupState) -> bool {
-        state.has(self.me) || rules::broken("any life of a store counts") && state.in_sync.iter().any(|member| member.id == self.me.id)
+        state.has(self.me) || broken("any life of a store counts") && state.in_sync.iter().any(|member| member.id == self.me.id)
     }
 
     fn heard(&mut self, state: &GroupState, todo: &mut Vec<Action>) {

@@ -1,6 +1,7 @@
 //! The in-sync set as its master has it: whom a record waits for.
 
-use crate::{GroupState, Member, MemberId, Versioned, rules};
+use crate::{GroupState, Member, MemberId, Versioned};
+use sluice_env::broken;
 use sluice_types::CommitLogOffset;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -69,10 +70,10 @@ impl InSync {
     pub fn effective(&self) -> BTreeSet<Member> {
         let mut all = self.recorded.state.in_sync.clone();
         if let Some(proposal) = &self.proposal {
-            if rules::broken("shrink before the swap") {
+            if broken("shrink before the swap") {
                 all.retain(|member| proposal.to.in_sync.contains(member));
             }
-            if !rules::broken("growth without union") {
+            if !broken("growth without union") {
                 all.extend(&proposal.to.in_sync);
             }
         }
@@ -119,7 +120,7 @@ impl InSync {
         let held = self.held(member)?;
         let behind = held.received < self.confirmed.received || held.flushed < self.confirmed.flushed;
         let lacks_inherited = held.flushed < self.inherited;
-        if behind && !rules::broken("growth without catching up") || lacks_inherited && !rules::broken("growth without the inherited log") {
+        if behind && !broken("growth without catching up") || lacks_inherited && !broken("growth without the inherited log") {
             return None;
         }
         let mut set = self.recorded.state.in_sync.clone();
@@ -170,7 +171,7 @@ impl InSync {
         if now.state.revision < self.recorded.state.revision {
             return;
         }
-        if self.proposal.as_ref().is_some_and(|proposal| proposal.from.version != now.version || rules::broken("unknown is failed")) {
+        if self.proposal.as_ref().is_some_and(|proposal| proposal.from.version != now.version || broken("unknown is failed")) {
             self.proposal = None;
         }
         self.recorded = now;

@@ -18,7 +18,6 @@ mod group;
 mod in_sync;
 pub mod meeting;
 mod pace;
-mod rules;
 #[cfg(test)]
 mod search;
 pub mod wire;

@@ -4,6 +4,7 @@ use crate::{
     EpochMap, GroupState, Member,
     wire::{Follow, Hello, VERSION, Welcome},
 };
+use sluice_env::broken;
 use sluice_types::CommitLogOffset;
 
 /// The replica's side.
@@ -103,6 +104,9 @@ impl OwnLog {
             Err(why) if master.state.has(self.member) => return Err(Wrong::InSync { epoch, why }),
             Err(why) => return Ok(Next::Resync(why)),
         };
+        if broken("a replica keeps what its master lacks") {
+            return Ok(Next::Follow(self.end.min(master.end)));
+        }
         if common == self.end {
             return Ok(Next::Follow(common));
         }
@@ -186,7 +190,7 @@ pub fn check_hello(cluster: &str, group: &str, state: &GroupState, hello: &Hello
         return Err(Refused::Myself(state.master));
     }
     // One who has seen a later revision of this epoch is not refused: the master may not have heard yet of its own change.
-    if hello.seen.epoch > state.epoch {
+    if hello.seen.epoch > state.epoch && !broken("old epochs are followed") {
         return Err(Refused::Newer { seen: hello.seen.epoch, own: state.epoch });
     }
     Ok(())

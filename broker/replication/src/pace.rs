@@ -11,6 +11,7 @@
 //! | master | give up | neither was the lease renewed nor has every other member promised not to stand within three quarters of the lease; or its disk hangs |
 
 use crate::{Candidacy, Core, Epoch, GroupState, InSync, Member, MemberId};
+use sluice_env::broken;
 use sluice_types::CommitLogOffset;
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -280,6 +281,9 @@ impl Pace {
     /// Until when a master may answer clients as such without another word from coordinator or replicas; `None`: for ever, or it is none.
     #[must_use]
     pub fn serves_until(&self, core: &Core) -> Option<Duration> {
+        if broken("a master never fences itself") {
+            return None;
+        }
         let set = core.in_sync()?.effective();
         let promises: Vec<_> = set.iter().filter(|member| **member != core.me()).map(|member| self.followers.get(member).and_then(|f| f.promised)).collect();
         // Nobody else could be elected.
@@ -339,7 +343,7 @@ impl Pace {
             None => heard.max(self.lease.1) + self.timing.lease,
         };
         // So that not all stand at once.
-        let rank = state.in_sync.iter().filter(|member| member.id != state.master).position(|member| *member == me)?;
+        let rank = state.in_sync.iter().filter(|member| member.id != state.master).position(|member| *member == me).unwrap_or_default();
         Some(lost + self.timing.beat() * rank as u32 + self.flapping_delay(now))
     }
 

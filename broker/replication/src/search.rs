@@ -4,7 +4,7 @@
 
 mod world;
 
-use crate::rules;
+use sluice_env::break_one;
 use std::{
     collections::{HashMap, VecDeque},
     hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher},
@@ -32,7 +32,7 @@ fn digest(world: &World) -> u64 {
 
 /// Breadth first, so that the steps to a violation are as few as possible.
 fn search(limits: Limits, rule: Option<&'static str>) -> Outcome {
-    rules::break_one(rule);
+    break_one(rule);
     let first = World::new(limits);
     // Where each state came from. States are told apart by 64 bits: with some millions of them the odds of two alike are one in a million.
     let mut from = Origins::from_iter([(digest(&first), (0, 0))]);
@@ -80,7 +80,7 @@ fn path(limits: Limits, from: &Origins, to: u64) -> Vec<String> {
 
 /// So many steps at random, so many times: deeper than every order can be tried.
 fn walk(limits: Limits, walks: u64, steps: usize) -> Result<u64, String> {
-    rules::break_one(None);
+    break_one(None);
     let mut taken = 0;
     for seed in 1..=walks {
         let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;

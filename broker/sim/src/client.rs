@@ -72,6 +72,19 @@ impl Client {
         Reply::Nobody
     }
 
+    /// Asks that member alone, over a connection of its own.
+    pub fn ask_of(&mut self, index: u32, request: &Request, patience: Duration) -> Reply {
+        self.leave();
+        self.next = index;
+        let Some(talk) = self.connect() else { return Reply::Nobody };
+        let answer = talk.say(request, Duration::from_secs(1)).and_then(|()| talk.hear::<Signed>(patience));
+        self.leave();
+        match answer {
+            Ok(Signed { node: id, epoch, answer }) => Reply::Answered(By { node: node(id), epoch }, answer),
+            Err(_) => Reply::Lost,
+        }
+    }
+
     fn connect(&mut self) -> Option<&mut Talk> {
         if self.open.is_none() {
             let id = 1 + self.next;

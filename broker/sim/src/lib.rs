@@ -4,6 +4,7 @@
 // It is a program for tests: what goes wrong in it ends it.
 #![allow(clippy::panic)]
 
+pub mod broken;
 pub mod client;
 pub mod coordinator;
 mod digest;
@@ -13,3 +14,4 @@ pub mod load;
 pub mod node;
 pub mod run;
 pub mod talk;
+pub mod work;

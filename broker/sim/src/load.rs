@@ -1,12 +1,14 @@
-//! What clients do in a run, and how it is written down.
+//! What the clients of a run have in common: how they are hired and sent home, how messages are sent and read, and how that is written down.
 
 use crate::{
     client::{Client, PATIENCE, Reply},
-    node,
+    history::History,
+    node::{self, Settings},
     talk::{Answer, Came, Request},
 };
-use sluice_env::sim::threads::sleep;
-use sluice_history::{Consumed, Deliver, Drained, Fetched, Kind, Outcome, Place, Queue, SendKind, Sent, Started, Value, Verdict, What};
+use parking_lot::Mutex;
+use sluice_env::sim::threads::{Machine, sleep};
+use sluice_history::{By, Consumed, Deliver, Drained, Fetched, Kind, Outcome, Place, Queue, SendKind, Sent, Started, Value, Verdict, What};
 use sluice_types::{CommitLogOffset, QueueId, QueueOffset};
 use std::{
     sync::{
@@ -19,17 +21,96 @@ use std::{
 /// What the clients of a run are told, and tell.
 #[derive(Default)]
 pub struct Phase {
-    /// Producers end.
-    pub is_over: AtomicBool,
-    /// Consumers end when they have everything.
-    pub drains: AtomicBool,
-    /// Clients that have not ended.
-    pub at_work: AtomicUsize,
+    is_over: AtomicBool,
+    drains: AtomicBool,
+    at_work: AtomicUsize,
+    findings: Mutex<Vec<String>>,
 }
 
 impl Phase {
-    fn over(&self) -> bool {
+    /// Whether producers end.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
         self.is_over.load(Ordering::SeqCst)
+    }
+
+    /// Lets producers end.
+    pub fn end(&self) {
+        self.is_over.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether consumers end when they have everything.
+    #[must_use]
+    pub fn drains(&self) -> bool {
+        self.drains.load(Ordering::SeqCst)
+    }
+
+    /// Lets consumers end.
+    pub fn drain(&self) {
+        self.drains.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether everybody has ended.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.at_work.load(Ordering::SeqCst) == 0
+    }
+
+    /// A client has seen what no history check looks for.
+    pub fn found(&self, what: String) {
+        self.findings.lock().push(what);
+    }
+
+    /// What was found so.
+    #[must_use]
+    pub fn findings(&self) -> Vec<String> {
+        self.findings.lock().clone()
+    }
+}
+
+/// Hires the clients of a run.
+pub struct Crew<'a> {
+    /// How the brokers are.
+    pub settings: &'a Settings,
+    /// The history.
+    pub history: &'a History,
+    /// What the clients are told.
+    pub phase: Arc<Phase>,
+    machine: &'a Machine,
+    hired: u32,
+    groups: Vec<(&'static str, &'static str)>,
+}
+
+impl<'a> Crew<'a> {
+    /// Nobody yet; all will be on that machine.
+    #[must_use]
+    pub fn new(machine: &'a Machine, settings: &'a Settings, history: &'a History) -> Self {
+        Self { settings, history, phase: Arc::default(), machine, hired: 0, groups: Vec::new() }
+    }
+
+    /// A group begins to consume a topic: it gets everything.
+    pub fn begin(&mut self, group: &'static str, topic: &'static str) {
+        self.history.note(What::Started(Started { group: node::group(group), topic: node::topic(topic) }));
+        self.groups.push((group, topic));
+    }
+
+    /// The groups have got all that they ever will.
+    pub fn note_drained(&self) {
+        for (group, topic) in &self.groups {
+            self.history.note(What::Drained(Drained { group: node::group(group), topic: node::topic(topic) }));
+        }
+    }
+
+    /// A client at work.
+    pub fn hire(&mut self, name: &str, work: impl FnOnce(Client, &Arc<Phase>) + Send + 'static) {
+        self.hired += 1;
+        let client = Client::new(self.machine.env(), self.hired, self.settings.members, self.history);
+        let phase = self.phase.clone();
+        phase.at_work.fetch_add(1, Ordering::SeqCst);
+        self.machine.spawn(name, move || {
+            work(client, &phase);
+            phase.at_work.fetch_sub(1, Ordering::SeqCst);
+        });
     }
 }
 
@@ -59,122 +140,214 @@ pub fn value_of(body: &[u8]) -> Value {
     value(process, number, body)
 }
 
-/// Sends messages to a topic's queues in turn until the phase is over.
-pub fn produce(mut client: Client, topic: &str, queues: u32, pause: Duration, phase: &Arc<Phase>) {
-    let mut number = 0;
-    while !phase.over() {
-        number += 1;
-        let to = client.random(queues.into()) as u32;
-        send(&mut client, topic, to, number);
-        sleep(pause.mul_f64(0.5 + client.random(100) as f64 / 100.0));
-    }
-    phase.at_work.fetch_sub(1, Ordering::SeqCst);
+/// Half to one and a half of that time, by the seed.
+pub fn about(client: &Client, pause: Duration) {
+    sleep(pause.mul_f64(0.5 + client.random(100) as f64 / 100.0));
 }
 
-/// Sends one message, several times if it is not known what became of it.
-fn send(client: &mut Client, topic: &str, to: u32, number: u32) {
-    let body = body(client.process, number);
+/// A message to be sent.
+pub struct Sending<'a> {
+    /// Topic.
+    pub topic: &'a str,
+    /// Queue.
+    pub queue: u32,
+    /// The message's number among its client's.
+    pub number: u32,
+    /// How it is to be visible.
+    pub kind: SendKind,
+    /// The sharding key of an ordered message.
+    pub key: Option<String>,
+    /// Properties, as on the wire.
+    pub properties: String,
+    /// Requests at most.
+    pub attempts_max: u32,
+}
+
+impl<'a> Sending<'a> {
+    /// An ordinary one.
+    #[must_use]
+    pub fn plain(topic: &'a str, queue: u32, number: u32) -> Self {
+        Self { topic, queue, number, kind: SendKind::Normal, key: None, properties: String::new(), attempts_max: 3 }
+    }
+
+    /// Its value.
+    #[must_use]
+    pub fn value(&self, client: &Client) -> Value {
+        value(client.process, self.number, &body(client.process, self.number))
+    }
+}
+
+/// Sends one message, several times if it is not known what became of it; the answer, if there was a good one.
+pub fn send(client: &mut Client, what: &Sending<'_>) -> Option<Answer> {
     let mut sent = Sent {
-        queue: queue(topic, to),
-        value: value(client.process, number, &body),
-        kind: SendKind::Normal,
-        key: None,
+        queue: queue(what.topic, what.queue),
+        value: what.value(client),
+        kind: what.kind,
+        key: what.key.clone(),
         message_id: None,
         offset: None,
         attempts: 1,
         outcome: Outcome::Failed,
     };
     let invoke = client.history.now();
-    let request = Request::Send { topic: topic.to_owned(), queue: to, group: "producers".to_owned(), properties: String::new(), body };
-    let mut by = None;
-    for attempt in 1..=3 {
+    let (topic, properties) = (what.topic.to_owned(), what.properties.clone());
+    let request = Request::Send { topic, queue: what.queue, group: "producers".to_owned(), properties, body: body(client.process, what.number) };
+    let (mut by, mut answered) = (None, None);
+    for attempt in 1..=what.attempts_max {
         match client.ask(&request, PATIENCE) {
-            Reply::Answered(who, Answer::Sent { offset, .. }) => {
+            Reply::Answered(who, answer @ Answer::Sent { offset, .. }) => {
                 (by, sent.outcome, sent.offset) = (Some(who), Outcome::Ok, Some(QueueOffset(offset)));
+                answered = Some(answer);
                 break;
             }
             Reply::Answered(_, Answer::Refused { is_unknown: false, .. }) | Reply::Nobody => {}
             Reply::Answered(..) | Reply::Lost => {
                 sent.outcome = Outcome::Unknown;
-                if attempt < 3 {
+                if attempt < what.attempts_max {
                     sent.attempts += 1;
                 }
             }
         }
     }
+    if what.kind != SendKind::Normal {
+        // It is one of an inner topic.
+        sent.offset = None;
+    }
     client.history.op(invoke, client.process, by, What::Send(sent));
+    answered
 }
 
-/// Consumes a queue from its begin until everything is there.
-pub fn consume(mut client: Client, group: &str, topic: &str, id: u32, phase: &Arc<Phase>) {
-    let (of, history) = (queue(topic, id), client.history.clone());
-    let owned = (group.to_owned(), topic.to_owned());
-    let named = node::group(group);
-    let mut next = fetch(&mut client, &owned, id);
-    history.op(history.now(), client.process, None, What::Assigned(Fetched { group: named.clone(), queue: of.clone(), offset: QueueOffset(next) }));
-    loop {
-        let request = Request::Pull { group: owned.0.clone(), topic: owned.1.clone(), queue: id, offset: next, hold_ms: 2000 };
-        let invoke = history.now();
-        let Reply::Answered(by, Answer::Messages { came, next: after, max, clock }) = client.ask(&request, PATIENCE + Duration::from_secs(4)) else {
-            sleep(Duration::from_millis(50));
-            continue;
+/// What a consumer reads, and how.
+pub struct Reading<'a> {
+    /// Its group.
+    pub group: &'a str,
+    /// The topic.
+    pub topic: &'a str,
+    /// The queue.
+    pub queue: u32,
+    /// By which way.
+    pub kind: Kind,
+}
+
+impl Reading<'_> {
+    fn of(&self) -> Queue {
+        queue(self.topic, self.queue)
+    }
+
+    /// Takes the queue over and says where to begin.
+    pub fn begin(&self, client: &mut Client) -> u64 {
+        let invoke = client.history.now();
+        let next = loop {
+            let request = Request::Fetch { group: self.group.to_owned(), topic: self.topic.to_owned(), queue: self.queue };
+            if let Reply::Answered(_, Answer::Offset(offset)) = client.ask(&request, PATIENCE) {
+                break offset.unwrap_or_default();
+            }
         };
-        let (has_any, at_end) = (!came.is_empty(), after >= max);
-        for one in came {
-            take(&client, invoke, by, &of, group, &one, clock);
+        let fetched = Fetched { group: node::group(self.group), queue: self.of(), offset: QueueOffset(next) };
+        client.history.op(invoke, client.process, None, What::Assigned(fetched));
+        next
+    }
+
+    /// Pulls once: what came, who gave it, where to go on, and whether that is the queue's end. `None`: there was no answer.
+    pub fn pull(&self, client: &mut Client, from: u64) -> Option<Pulled> {
+        let request = Request::Pull { group: self.group.to_owned(), topic: self.topic.to_owned(), queue: self.queue, offset: from, hold_ms: 2000 };
+        let invoke = client.history.now();
+        let Reply::Answered(by, Answer::Messages { came, next, max, clock }) = client.ask(&request, PATIENCE + Duration::from_secs(4)) else {
+            sleep(Duration::from_millis(50));
+            return None;
+        };
+        for one in &came {
+            self.note_came(client, invoke, by, one, clock);
         }
-        next = after;
-        if has_any {
-            let commit = Request::Commit { group: owned.0.clone(), topic: owned.1.clone(), queue: id, offset: next };
-            let invoke = history.now();
-            client.ask(&commit, PATIENCE);
-            // It is taken into memory and written soon: nothing is promised yet.
-            let place = Place { group: named.clone(), queue: of.clone(), offset: QueueOffset(next), outcome: Outcome::Unknown };
-            history.op(invoke, client.process, Some(by), What::Commit(place));
-        } else if at_end && phase.drains.load(Ordering::SeqCst) {
-            break;
+        Some(Pulled { came, by, next, is_end: next >= max })
+    }
+
+    fn note_came(&self, client: &Client, invoke: u64, by: By, came: &Came, clock: i64) {
+        let deliver = Deliver {
+            group: node::group(self.group),
+            queue: self.of(),
+            offset: QueueOffset(came.offset),
+            record: CommitLogOffset(came.place),
+            value: value_of(&came.body),
+            kind: self.kind,
+            key: key_of(&came.properties),
+            attempt: came.attempt,
+            lease: None,
+            clock: (clock as u64).saturating_mul(1_000_000),
+        };
+        client.history.op(invoke, client.process, Some(by), What::Deliver(deliver));
+    }
+
+    /// Notes what was made of a message.
+    pub fn note_consumed(&self, client: &Client, invoke: u64, by: By, came: &Came, verdict: Verdict, outcome: Outcome) {
+        let consumed = Consumed {
+            group: node::group(self.group),
+            queue: self.of(),
+            offset: QueueOffset(came.offset),
+            value: value_of(&came.body),
+            attempt: came.attempt,
+            orderly: self.kind == Kind::Orderly,
+            verdict,
+            outcome,
+        };
+        client.history.op(invoke, client.process, Some(by), What::Consumed(consumed));
+    }
+
+    /// Commits.
+    pub fn commit(&self, client: &mut Client, next: u64) {
+        let request = Request::Commit { group: self.group.to_owned(), topic: self.topic.to_owned(), queue: self.queue, offset: next };
+        let invoke = client.history.now();
+        let by = match client.ask(&request, PATIENCE) {
+            Reply::Answered(by, _) => Some(by),
+            _ => None,
+        };
+        // It is taken into memory and written soon: nothing is promised yet.
+        let place = Place { group: node::group(self.group), queue: self.of(), offset: QueueOffset(next), outcome: Outcome::Unknown };
+        client.history.op(invoke, client.process, by, What::Commit(place));
+    }
+
+    /// Consumes the queue, each message by `each`, until everything is there.
+    pub fn consume(&self, client: &mut Client, phase: &Phase, mut each: impl FnMut(&mut Client, By, &Came)) {
+        let mut next = self.begin(client);
+        loop {
+            let Some(pulled) = self.pull(client, next) else { continue };
+            pulled.came.iter().for_each(|came| each(client, pulled.by, came));
+            next = pulled.next;
+            if !pulled.came.is_empty() {
+                self.commit(client, next);
+            } else if pulled.is_end && phase.drains() {
+                return;
+            }
         }
     }
-    phase.at_work.fetch_sub(1, Ordering::SeqCst);
-}
 
-fn fetch(client: &mut Client, (group, topic): &(String, String), id: u32) -> u64 {
-    loop {
-        let request = Request::Fetch { group: group.clone(), topic: topic.clone(), queue: id };
-        if let Reply::Answered(_, Answer::Offset(offset)) = client.ask(&request, PATIENCE) {
-            return offset.unwrap_or_default();
-        }
+    /// All goes well with each message.
+    pub fn succeed(&self, client: &mut Client, by: By, came: &Came) {
+        self.note_consumed(client, client.history.now(), by, came, Verdict::Success, Outcome::Ok);
     }
 }
 
-fn take(client: &Client, invoke: u64, by: sluice_history::By, of: &Queue, group: &str, came: &Came, clock: i64) {
-    let value = value_of(&came.body);
-    let (group, offset) = (node::group(group), QueueOffset(came.offset));
-    let deliver = Deliver {
-        group: group.clone(),
-        queue: of.clone(),
-        offset,
-        record: CommitLogOffset(came.place),
-        value,
-        kind: Kind::Pull,
-        key: None,
-        attempt: came.attempt,
-        lease: None,
-        clock: (clock as u64).saturating_mul(1_000_000),
-    };
-    client.history.op(invoke, client.process, Some(by), What::Deliver(deliver));
-    let consumed = Consumed { group, queue: of.clone(), offset, value, attempt: came.attempt, orderly: false, verdict: Verdict::Success, outcome: Outcome::Ok };
-    client.history.op(client.history.now(), client.process, Some(by), What::Consumed(consumed));
+/// What a pull brought.
+pub struct Pulled {
+    /// The messages.
+    pub came: Vec<Came>,
+    /// Who gave them.
+    pub by: By,
+    /// Where to go on.
+    pub next: u64,
+    /// Whether that is the queue's end.
+    pub is_end: bool,
 }
 
-/// A group begins to consume a topic.
+/// The name of the property with a message's sharding key.
+pub const KEY: &str = "SIM_KEY";
+
+/// A property as it is on the wire.
 #[must_use]
-pub fn started(group: &str, topic: &str) -> What {
-    What::Started(Started { group: node::group(group), topic: node::topic(topic) })
+pub fn property(name: &str, value: &str) -> String {
+    format!("{name}\u{1}{value}\u{2}")
 }
 
-/// A group has got all that it ever will.
-#[must_use]
-pub fn drained(group: &str, topic: &str) -> What {
-    What::Drained(Drained { group: node::group(group), topic: node::topic(topic) })
+fn key_of(properties: &str) -> Option<String> {
+    properties.split('\u{2}').find_map(|one| one.strip_prefix(KEY)?.strip_prefix('\u{1}')).map(str::to_owned)
 }

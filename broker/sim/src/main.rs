@@ -3,7 +3,12 @@
 #![forbid(unsafe_code)]
 
 use clap::Parser;
-use sluice_sim::run::{Options, run};
+use sluice_sim::{
+    broken::{self, Broken},
+    faults::Fault,
+    run::{Options, run},
+    work::{self, Work},
+};
 use std::process::ExitCode;
 
 /// Runs a group of brokers in a simulation, one run a seed.
@@ -18,6 +23,18 @@ struct Arguments {
     /// Virtual minutes with faults, of each run
     #[arg(long, default_value_t = 10)]
     minutes: u64,
+    /// Only these faults
+    #[arg(long, value_delimiter = ',')]
+    faults: Option<Vec<Fault>>,
+    /// Only this work of clients
+    #[arg(long, value_delimiter = ',', value_parser = work::named)]
+    work: Option<Vec<&'static Work>>,
+    /// Break a rule on purpose
+    #[arg(long = "break", value_parser = broken::named)]
+    broken: Option<&'static Broken>,
+    /// End with the first seed that finds something
+    #[arg(long)]
+    until_found: bool,
     /// Tell what happens
     #[arg(long)]
     verbose: bool,
@@ -30,22 +47,37 @@ fn main() -> ExitCode {
     }
     let mut bad = 0;
     for seed in arguments.from..arguments.from + arguments.seeds {
-        match run(&Options { seed, minutes: arguments.minutes, faults: None }) {
+        let options = Options {
+            seed,
+            minutes: arguments.minutes,
+            faults: arguments.faults.clone(),
+            work: arguments.work.clone(),
+            broken: arguments.broken.map(|broken| broken.rule),
+        };
+        let violations = match run(&options) {
             Ok(outcome) => {
                 let counts = &outcome.report.counts;
                 println!(
-                    "seed {seed}: {:?}, {} faults, {} epochs, {} acknowledged, {} unknown, {} delivered, trace {:016x}",
-                    outcome.time, outcome.faults, outcome.epochs, counts.sends_ok, counts.sends_unknown, counts.delivered, outcome.trace
+                    "seed {seed}: {:.0} s, {} faults, {} epochs, {} acknowledged, {} unknown, {} delivered, trace {:016x}",
+                    outcome.time.as_secs_f64(),
+                    outcome.faults,
+                    outcome.epochs,
+                    counts.sends_ok,
+                    counts.sends_unknown,
+                    counts.delivered,
+                    outcome.trace
                 );
-                for violation in outcome.report.violations() {
-                    println!("  {violation}");
-                    bad += 1;
-                }
+                outcome.violations
             }
             Err(why) => {
-                println!("{why}");
-                bad += 1;
+                println!("seed {seed}: halted");
+                vec![format!("halt: {why}")]
             }
+        };
+        violations.iter().for_each(|violation| println!("  {violation}"));
+        bad += violations.len();
+        if bad > 0 && arguments.until_found {
+            break;
         }
     }
     if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

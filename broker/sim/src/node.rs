@@ -45,6 +45,14 @@ pub struct Settings {
     pub queues: u32,
 }
 
+impl Settings {
+    /// Whether what is acknowledged is on stable storage.
+    #[must_use]
+    pub fn is_sync(&self) -> bool {
+        self.flush == FlushMode::Sync
+    }
+}
+
 /// The name of a broker's machine.
 #[must_use]
 pub fn name(id: u32) -> String {
@@ -105,6 +113,8 @@ impl Node {
                 checkpoint_interval: Duration::from_secs(5),
                 checkpoint_bytes: 256 << 10,
                 key_index: false,
+                // Calendars jump, and a log that begins later can't be given to a broker with an empty disk.
+                retention_age: Duration::from_secs(10 * 365 * 86_400),
                 ..StoreOptions::default()
             },
         }
@@ -157,7 +167,7 @@ impl Node {
         if self.serves() != Some(epoch) {
             return refused(epoch.0, "not master any more");
         }
-        let is_read = matches!(request, Request::Pull { .. } | Request::Fetch { .. } | Request::Lock { .. });
+        let is_read = matches!(request, Request::Pull { .. } | Request::Fetch { .. } | Request::Lock { .. } | Request::End { .. });
         let answer = self.handle(&delivery, request, connection);
         // What was read while another one may have become master is not told.
         if is_read && self.serves() != Some(epoch) {
@@ -173,8 +183,9 @@ impl Node {
     fn handle(&self, delivery: &Arc<Delivery>, request: Request, connection: ConnectionId) -> Answer {
         match request {
             Request::Send { topic, queue, group, properties, body } => send(delivery, &topic, queue, &group, &properties, body),
-            Request::End { group, offset, place, id, commit } => end(delivery, &group, offset, place, &id, commit),
+            Request::Finish { group, offset, place, id, commit } => end(delivery, &group, offset, place, &id, commit),
             Request::Pull { group, topic, queue, offset, hold_ms } => self.pull(delivery, (&group, &topic, queue), offset, hold_ms, connection),
+            Request::End { topic, queue } => Answer::Offset(delivery.bounds(&self::topic(&topic), queue as i32).ok().map(|bounds| bounds.max.0)),
             Request::Fetch { group, topic, queue } => Answer::Offset(delivery.offsets().get(&group, &topic, QueueId(queue)).map(|offset| offset.0)),
             Request::Commit { group, topic, queue, offset } => {
                 delivery.offsets().commit(&self::group(&group), &self::topic(&topic), QueueId(queue), QueueOffset(offset));

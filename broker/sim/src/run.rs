@@ -1,20 +1,20 @@
 //! One run: brokers, clients and a coordinator for some minutes of virtual time, faults one after another; then all is well again, everything is read, and judged.
 
 use crate::{
-    client::Client,
     coordinator::SimCoordinator,
     digest,
     faults::{Fault, Plan},
     history::History,
-    load::{self, Phase},
+    load::Crew,
     node::{Node, Settings, name},
+    work::{self, Work},
 };
-use sluice_env::sim::threads::{Halt, Machine, Sim, Timing as SimTiming};
+use sluice_env::{break_one, sim::threads::{Halt, Machine, Sim, Timing as SimTiming}};
 use sluice_history::{Checker, Config, Mode, Report, What};
 use sluice_replication::Timing;
 use sluice_store::FlushMode;
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::Duration,
 };
 
@@ -25,14 +25,28 @@ pub struct Options {
     pub seed: u64,
     /// Virtual time with faults.
     pub minutes: u64,
-    /// The faults; by the seed if there are none.
+    /// The faults; all if there are none named.
     pub faults: Option<Vec<Fault>>,
+    /// What clients do; everything if nothing is named.
+    pub work: Option<Vec<&'static Work>>,
+    /// The rule that is broken on purpose.
+    pub broken: Option<&'static str>,
+}
+
+impl Options {
+    /// All faults, all work, nothing broken.
+    #[must_use]
+    pub fn new(seed: u64, minutes: u64) -> Self {
+        Self { seed, minutes, faults: None, work: None, broken: None }
+    }
 }
 
 /// How a run went.
 pub struct Outcome {
     /// What the judge found.
     pub report: Report,
+    /// All violations, each with the check's name in front.
+    pub violations: Vec<String>,
     /// A hash of everything that happened.
     pub trace: u64,
     /// Virtual time.
@@ -43,18 +57,20 @@ pub struct Outcome {
     pub epochs: u64,
 }
 
-/// The topic of ordinary messages and the group that reads it.
-const TOPIC: &str = "orders";
-const GROUP: &str = "readers";
 /// How long the end of a run may take.
 const END: Duration = Duration::from_secs(300);
 
 /// Runs.
 pub fn run(options: &Options) -> Result<Outcome, String> {
+    break_one(options.broken);
     let sim = Sim::with_timing(options.seed, SimTiming::default());
     let settings = settings(options.seed);
     let world = World::new(&sim, settings, options.seed);
-    world.go(options).map_err(|halt| format!("seed {}: {halt}", options.seed))
+    let outcome = world.go(options).map_err(|halt| halt.to_string());
+    drop(world);
+    drop(sim);
+    break_one(None);
+    outcome
 }
 
 /// What a seed decides of the brokers.
@@ -113,18 +129,19 @@ impl<'a> World<'a> {
         self.history.note(What::Configure(config(&self.settings)));
         (0..self.brokers.len()).for_each(|index| self.start(index));
         self.pass(Duration::from_secs(8))?;
-        let phase = Arc::<Phase>::default();
-        self.start_clients(&phase);
+        let mut crew = Crew::new(&self.clients, &self.settings, &self.history);
+        let work = options.work.clone().unwrap_or_else(|| work::ALL.iter().collect());
+        work.iter().for_each(|work| (work.hire)(&mut crew));
         self.pass(Duration::from_secs(5))?;
         let plan = Plan::new(self.seed, options.faults.clone());
         let faults = plan.carry_out(self, Duration::from_secs(options.minutes * 60))?;
         self.history.note(What::Heal);
         self.pass(Duration::from_secs(30))?;
-        phase.is_over.store(true, Ordering::SeqCst);
+        crew.phase.end();
         self.pass(Duration::from_secs(10))?;
-        phase.drains.store(true, Ordering::SeqCst);
-        self.sim.run_until(END, || phase.at_work.load(Ordering::SeqCst) == 0)?;
-        self.history.note(load::drained(GROUP, TOPIC));
+        crew.phase.drain();
+        self.sim.run_until(END, || crew.phase.is_idle())?;
+        crew.note_drained();
         digest::write(self)?;
         let mut checker = Checker::default();
         let mut events = self.history.take();
@@ -140,30 +157,13 @@ impl<'a> World<'a> {
             }
         }
         let epochs = self.coordinator.state().map_or(0, |state| state.epoch.0);
-        Ok(Outcome { report: checker.finish(), trace: self.sim.trace(), time: self.sim.now(), faults, epochs })
-    }
-
-    fn start_clients(&self, phase: &Arc<Phase>) {
-        let (env, members, queues) = (self.clients.env(), self.settings.members, self.settings.queues);
-        self.history.note(load::started(GROUP, TOPIC));
-        let mut process = 0;
-        let mut client = || {
-            process += 1;
-            phase.at_work.fetch_add(1, Ordering::SeqCst);
-            Client::new(env.clone(), process, members, &self.history)
-        };
-        for _ in 0..2 {
-            let (client, phase) = (client(), phase.clone());
-            self.clients.spawn("producer", move || load::produce(client, TOPIC, queues, Duration::from_millis(200), &phase));
-        }
-        for id in 0..queues {
-            let (client, phase) = (client(), phase.clone());
-            self.clients.spawn("consumer", move || load::consume(client, GROUP, TOPIC, id, &phase));
-        }
+        let report = checker.finish();
+        let violations = report.violations().iter().map(ToString::to_string).chain(crew.phase.findings()).collect();
+        Ok(Outcome { report, violations, trace: self.sim.trace(), time: self.sim.now(), faults, epochs })
     }
 }
 
 fn config(settings: &Settings) -> Config {
-    let flush = if settings.flush == FlushMode::Sync { Mode::Sync } else { Mode::Async };
+    let flush = if settings.is_sync() { Mode::Sync } else { Mode::Async };
     Config { flush, replication: Mode::Sync, write_within: 30_000_000_000, ..Config::default() }
 }

@@ -20,8 +20,15 @@ pub enum Request {
         /// Body.
         body: Vec<u8>,
     },
-    /// The end of a transaction.
+    /// Where a queue ends.
     End {
+        /// Topic.
+        topic: String,
+        /// Queue.
+        queue: u32,
+    },
+    /// The end of a transaction.
+    Finish {
         /// Producer group.
         group: String,
         /// The half message's queue offset,

@@ -7,7 +7,7 @@ use crate::{
 };
 use bytes::Bytes;
 use sluice_env::{
-    Disk, File,
+    Disk, File, broken,
     sync::{Mutex, RwLock},
 };
 use sluice_protocol::record;
@@ -139,8 +139,10 @@ impl CommitLog {
             return Ok(());
         }
         let files = std::mem::take(&mut *self.unsynced.lock());
-        for file in &files {
-            if let Err(e) = file.sync_data() {
+        for file in files.iter().filter(|_| !broken("an ack before the flush")) {
+            if let Err(e) = file.sync_data()
+                && !broken("a failed sync is taken for a good one")
+            {
                 *failed = Some(e.to_string());
                 return Err(e);
             }

@@ -12,7 +12,7 @@ use crate::{
     store::Shared,
 };
 use sluice_env::{
-    Monotonic,
+    Monotonic, broken,
     sync::{Condvar, Mutex},
 };
 use sluice_protocol::record;
@@ -428,11 +428,13 @@ impl Shared {
 
     /// Shows and answers in the order of the log what counts as stored by now.
     pub(crate) fn release(&self) {
-        let stored = self.log.marks.stored(self.options.flush).0;
+        let marks = &self.log.marks;
+        let unless = |rule| if broken(rule) { marks.stored_here(self.options.flush).0 } else { marks.stored(self.options.flush).0 };
+        let (shown, stored) = (unless("records are shown before they are confirmed"), unless("an ack before the confirmation"));
         loop {
             let mut hidden = self.writer.hidden.lock();
-            let Some((end, _)) = hidden.front().filter(|(end, _)| *end <= stored) else { break };
-            debug_assert!(*end <= stored);
+            let Some((end, _)) = hidden.front().filter(|(end, _)| *end <= shown) else { break };
+            debug_assert!(*end <= shown);
             let touched = hidden.pop_front().map(|(_, t)| t).unwrap_or_default();
             // Shown under the lock: two releases at once must not show out of order.
             self.publish(&touched);

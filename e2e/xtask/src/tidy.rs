@@ -16,7 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sluice-history", &["sluice-types"]),
     ("sluice-protocol", &["sluice-types"]),
     ("sluice-store", &["sluice-types", "sluice-env", "sluice-protocol"]),
-    ("sluice-replication", &["sluice-types"]),
+    ("sluice-replication", &["sluice-types", "sluice-env"]),
     ("sluice-group", &["sluice-types", "sluice-env", "sluice-protocol", "sluice-store", "sluice-replication"]),
     ("sluice-delivery", &["sluice-types", "sluice-env", "sluice-protocol", "sluice-store"]),
     (

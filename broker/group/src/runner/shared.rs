@@ -12,7 +12,7 @@ use crate::{
     master::{Lead, promised_at},
 };
 use sluice_env::{
-    Env,
+    Env, broken,
     sync::{Condvar, Mutex, MutexGuard},
 };
 use sluice_replication::{
@@ -236,6 +236,7 @@ impl Shared {
     fn carry_out(&self, state: &mut State, action: Action, confirmed: &mut Option<Held>) -> Result<(), String> {
         let now = self.now();
         match action {
+            Action::Remember(_) if broken("what was seen is not remembered") => {}
             Action::Remember(seen) => state.kept.store(&seen).map_err(|error| error.to_string())?,
             Action::Read => state.desk.look = true,
             Action::Swap { from, to } => state.desk.swap = Some((from, to)),
@@ -273,7 +274,7 @@ impl Shared {
         }
         state.target = target;
         state.wrong = None;
-        if let Some(followed) = state.followed.take() {
+        if let Some(followed) = state.followed.take().filter(|_| !broken("old epochs are followed")) {
             followed.close();
         }
     }
@@ -400,7 +401,7 @@ impl Shared {
     /// Runs `what` if that epoch is the one to follow.
     pub(super) fn while_following(&self, epoch: Epoch, what: &mut dyn FnMut()) -> bool {
         let gate = self.gate.lock();
-        let follows = *gate == Some(epoch);
+        let follows = *gate == Some(epoch) || gate.is_some() && broken("old epochs are followed");
         if follows {
             what();
         }

@@ -1,6 +1,7 @@
 //! A small group, its coordinator and its network as one value.
 
-use crate::{Action, Core, Epoch, EpochMap, Event, GroupState, Held, Incarnation, Member, MemberId, Seen, Version, Versioned, rules};
+use crate::{Action, Core, Epoch, EpochMap, Event, GroupState, Held, Incarnation, Member, MemberId, Seen, Version, Versioned};
+use sluice_env::broken;
 use sluice_types::CommitLogOffset;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -337,7 +338,7 @@ impl World {
         let promised = self.left.promise_received;
         let node = self.node_mut(id);
         // It had said that it received what is lost now, and was believed: another life begins.
-        if promised && node.flushed < node.log.len() && !rules::broken("a store that lost bytes keeps its name") {
+        if promised && node.flushed < node.log.len() && !broken("a store that lost bytes keeps its name") {
             node.store = Incarnation(node.store.0 + 10);
         }
         node.log.truncate(node.flushed);
@@ -398,7 +399,7 @@ impl World {
         let node = self.node_mut(to);
         if node.joined != Some(epoch) {
             let common = node.epochs().common_end(offset(node.log.len()), &epochs, end).unwrap_or_default().0 as usize;
-            if !rules::broken("a replica keeps what its master lacks") {
+            if !broken("a replica keeps what its master lacks") {
                 node.log.truncate(common);
             }
             node.flushed = node.flushed.min(node.log.len());
@@ -409,7 +410,7 @@ impl World {
         self.progressed(to)?;
         let node = &self.nodes[to];
         let mut held = node.held();
-        if rules::broken("a replica acknowledges what it has not flushed") {
+        if broken("a replica acknowledges what it has not flushed") {
             held.flushed = held.received;
         }
         self.acks.insert((to, from), (node.member(to), epoch, held));
@@ -432,7 +433,7 @@ impl World {
     fn act(&mut self, id: usize, action: Action) -> Result<(), String> {
         match action {
             Action::Remember(seen) => {
-                if !rules::broken("what was seen is not remembered") {
+                if !broken("what was seen is not remembered") {
                     self.node_mut(id).seen = seen;
                 }
             }

@@ -13,7 +13,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -22,7 +22,29 @@ use std::{
 struct Medium {
     over: Arc<AtomicBool>,
     scheduler: Arc<Scheduler>,
-    stalled_until: Arc<Mutex<Duration>>,
+    pace: Arc<DiskPace>,
+}
+
+/// How slow a machine's disk is.
+pub(super) struct DiskPace {
+    stalled_until: Mutex<Duration>,
+    times: AtomicU32,
+}
+
+impl Default for DiskPace {
+    fn default() -> Self {
+        Self { stalled_until: Mutex::default(), times: AtomicU32::new(1) }
+    }
+}
+
+impl DiskPace {
+    pub(super) fn stall_until(&self, until: Duration) {
+        *self.stalled_until.lock() = until;
+    }
+
+    pub(super) fn slow(&self, times: u32) {
+        self.times.store(times, Ordering::SeqCst);
+    }
 }
 
 /// Any disk, for one life of a machine.
@@ -38,8 +60,8 @@ struct ThreadedFile {
 }
 
 impl ThreadedDisk {
-    pub(super) fn new(disk: Arc<dyn Disk>, over: Arc<AtomicBool>, scheduler: Arc<Scheduler>, stalled_until: Arc<Mutex<Duration>>) -> Self {
-        Self { disk, medium: Arc::new(Medium { over, scheduler, stalled_until }) }
+    pub(super) fn new(disk: Arc<dyn Disk>, over: Arc<AtomicBool>, scheduler: Arc<Scheduler>, pace: Arc<DiskPace>) -> Self {
+        Self { disk, medium: Arc::new(Medium { over, scheduler, pace }) }
     }
 }
 
@@ -57,13 +79,13 @@ impl Medium {
         self.check()?;
         let Some(me) = current() else { return act() };
         loop {
-            let stall = self.stalled_until.lock().saturating_sub(self.scheduler.now());
+            let stall = self.pace.stalled_until.lock().saturating_sub(self.scheduler.now());
             if stall.is_zero() {
                 break;
             }
             me.block(Waits::disk(), Some(stall));
         }
-        let (before, after) = me.disk_time(op);
+        let (before, after) = me.disk_time(op, self.pace.times.load(Ordering::SeqCst));
         me.block(Waits::disk(), Some(before));
         self.check()?;
         let out = act();

@@ -1,6 +1,6 @@
 //! A machine: threads that end together, one disk, one calendar clock.
 
-use super::{current, disk::ThreadedDisk, net::Network, run::LIMIT, scheduler::Scheduler};
+use super::{current, disk::{DiskPace, ThreadedDisk}, net::Network, run::LIMIT, scheduler::Scheduler};
 use crate::{
     Clock, Env, JoinHandle, Monotonic, Spawn, WallTime,
     sim::{SimDisk, SimRng, clock::START_MILLIS, entropy::hash},
@@ -28,7 +28,7 @@ struct Shared {
     life: Mutex<Life>,
     /// Calendar less virtual time, in milliseconds.
     calendar_offset: AtomicI64,
-    stalled_until: Arc<Mutex<Duration>>,
+    pace: Arc<DiskPace>,
 }
 
 struct Life {
@@ -44,7 +44,7 @@ impl Machine {
         let id = scheduler.add_machine(name);
         network.add(name, id);
         let life = Mutex::new(Life { number: 0, boot: 0, disk: SimDisk::new(), over: Arc::default() });
-        Self { scheduler, network, id, shared: Arc::new(Shared { life, calendar_offset: AtomicI64::new(START_MILLIS), stalled_until: Arc::default() }) }
+        Self { scheduler, network, id, shared: Arc::new(Shared { life, calendar_offset: AtomicI64::new(START_MILLIS), pace: Arc::default() }) }
     }
 
     /// The machine as its processes see it in this life.
@@ -53,7 +53,7 @@ impl Machine {
         let life = self.shared.life.lock();
         Env {
             clock: Arc::new(MachineClock(self.clone())),
-            disk: Arc::new(ThreadedDisk::new(Arc::new(life.disk.clone()), life.over.clone(), self.scheduler.clone(), self.shared.stalled_until.clone())),
+            disk: Arc::new(ThreadedDisk::new(Arc::new(life.disk.clone()), life.over.clone(), self.scheduler.clone(), self.shared.pace.clone())),
             net: self.network.of(self),
             rng: Arc::new(SimRng::new(hash(&[self.scheduler.seed, 2, self.id as u64, life.number]))),
             spawn: Arc::new(MachineSpawn { machine: self.clone(), over: life.over.clone() }),
@@ -86,6 +86,16 @@ impl Machine {
         self.end(false, |disk| disk.crash(seed));
     }
 
+    /// Takes its disk away: as [`Self::power_cut`], and the next life has an empty one.
+    pub fn wipe(&self) {
+        self.end(false, |_| SimDisk::new());
+    }
+
+    /// Lets its threads stand still for that time, as a stopped process or a machine that its host has put aside. Its connections stay.
+    pub fn pause(&self, time: Duration) {
+        self.scheduler.pause(self.id, time);
+    }
+
     fn end(&self, has_power: bool, after: impl FnOnce(&SimDisk) -> SimDisk) {
         {
             let mut life = self.shared.life.lock();
@@ -99,7 +109,12 @@ impl Machine {
 
     /// Lets calls to the disk that begin within that time wait for its end.
     pub fn stall_disk(&self, time: Duration) {
-        *self.shared.stalled_until.lock() = self.scheduler.now().saturating_add(time);
+        self.shared.pace.stall_until(self.scheduler.now().saturating_add(time));
+    }
+
+    /// Lets each call to the disk take so many times as long.
+    pub fn slow_disk(&self, times: u32) {
+        self.shared.pace.slow(times);
     }
 
     /// Sets the machine's calendar forward or, with a negative number, back.

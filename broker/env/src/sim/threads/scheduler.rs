@@ -101,6 +101,8 @@ struct Inner {
     trace: u64,
     turns: u64,
     machines: Vec<String>,
+    /// Machines whose threads stand still, and until when.
+    paused: BTreeMap<usize, Duration>,
     threads: Vec<Thread>,
     runnable: Vec<usize>,
     sleeping: BTreeSet<(Duration, usize)>,
@@ -175,21 +177,37 @@ impl Inner {
             if deadline <= self.now {
                 return Next::Deadline;
             }
-            if !self.runnable.is_empty() {
-                let at = (self.rng.next_u64() % self.runnable.len() as u64) as usize;
+            if let Some(at) = self.choose() {
                 let id = self.runnable.swap_remove(at);
                 self.now += self.timing.turn;
                 self.turns += 1;
                 self.note(Event::Turn, [id as u64, 0, 0]);
                 return Next::Turn(id);
             }
-            self.now = match (self.sleeping.first(), idle) {
-                (Some(&(until, _)), _) => until.min(deadline),
+            let next = self.sleeping.first().map(|(until, _)| *until).into_iter().chain(self.paused.values().copied()).min();
+            self.now = match (next, idle) {
+                (Some(until), _) => until.min(deadline),
                 (None, Idle::Waits) => deadline,
                 (None, Idle::Deadlock) => return Next::Deadlock,
             };
             self.note(Event::Time, [0; 3]);
         }
+    }
+
+    /// A thread that can run, by its place.
+    fn choose(&mut self) -> Option<usize> {
+        let now = self.now;
+        self.paused.retain(|_, until| *until > now);
+        let able = if self.paused.is_empty() { self.runnable.len() } else { self.runnable.iter().filter(|id| self.is_able(**id)).count() };
+        let at = (able > 0).then(|| (self.rng.next_u64() % able as u64) as usize)?;
+        match self.paused.is_empty() {
+            true => Some(at),
+            false => self.runnable.iter().enumerate().filter(|(_, id)| self.is_able(**id)).nth(at).map(|(place, _)| place),
+        }
+    }
+
+    fn is_able(&self, id: usize) -> bool {
+        !self.paused.contains_key(&self.threads[id].machine)
     }
 
     /// Follows who waits for whose lock, and halts when that comes back to the thread.
@@ -276,6 +294,7 @@ impl Scheduler {
             trace: 0,
             turns: 0,
             machines: Vec::new(),
+            paused: BTreeMap::new(),
             threads: Vec::new(),
             runnable: Vec::new(),
             sleeping: BTreeSet::new(),
@@ -299,6 +318,12 @@ impl Scheduler {
     pub(super) fn between(&self, min: Duration, max: Duration) -> Duration {
         let span = max.saturating_sub(min).as_nanos() as u64;
         min + Duration::from_nanos(self.inner.lock().rng.next_u64() % span.saturating_add(1))
+    }
+
+    pub(super) fn pause(&self, machine: usize, time: Duration) {
+        let mut inner = self.inner.lock();
+        let until = inner.now.saturating_add(time);
+        inner.paused.insert(machine, until);
     }
 
     pub(super) fn note_net(&self, from: usize, to: usize, what: u64) {
@@ -419,6 +444,7 @@ impl Scheduler {
         {
             let mut inner = self.inner.lock();
             inner.note(Event::Kill, [machine as u64, 0, 0]);
+            inner.paused.remove(&machine);
             inner.condemn(|thread| thread.machine == machine);
         }
         match current() {
@@ -592,7 +618,7 @@ impl Current {
     }
 
     /// How long a call to the disk takes until it happens, and from then until it comes back.
-    pub(super) fn disk_time(&self, op: Op) -> (Duration, Duration) {
+    pub(super) fn disk_time(&self, op: Op, times: u32) -> (Duration, Duration) {
         let inner = self.scheduler.inner.lock();
         let base = match op {
             Op::Read => inner.timing.read,
@@ -601,7 +627,7 @@ impl Current {
             Op::SetLen | Op::Allocate | Op::Open | Op::Rename | Op::Remove | Op::CreateDir => inner.timing.other,
         };
         let base = base.as_nanos() as u64;
-        let total = base / 2 + inner.rng.next_u64() % (base + 1);
+        let total = (base / 2 + inner.rng.next_u64() % (base + 1)) * u64::from(times);
         let before = inner.rng.next_u64() % (total + 1);
         (Duration::from_nanos(before), Duration::from_nanos(total - before))
     }

@@ -1,0 +1,48 @@
+//! Rules that are broken on purpose, to see that the simulation finds what comes of it. Each name stands where the rule is kept, in `sluice_env::broken(..)`.
+
+/// A rule to break.
+#[derive(Debug)]
+pub struct Broken {
+    /// Its name.
+    pub rule: &'static str,
+    /// Seeds, from 1 on, within which it is found, each of [`MINUTES`].
+    pub seeds: u64,
+}
+
+/// Virtual minutes of a run with a broken rule.
+pub const MINUTES: u64 = 3;
+
+const fn within(seeds: u64, rule: &'static str) -> Broken {
+    Broken { rule, seeds }
+}
+
+/// All of them.
+pub const ALL: &[Broken] = &[
+    within(40, "an ack before the flush"),
+    within(40, "an ack before the confirmation"),
+    within(40, "records are shown before they are confirmed"),
+    within(40, "a failed sync is taken for a good one"),
+    within(40, "a replica acknowledges what it has not flushed"),
+    within(40, "a replica keeps what its master lacks"),
+    within(40, "old epochs are followed"),
+    within(40, "what was seen is not remembered"),
+    within(40, "an epoch is begun twice"),
+    within(40, "any life of a store counts"),
+    within(40, "who is not in the set stands"),
+    within(40, "shrink before the swap"),
+    within(40, "growth without union"),
+    within(40, "growth without catching up"),
+    within(40, "growth without the inherited log"),
+    within(40, "unknown is failed"),
+    within(40, "clients are let in before the inherited log is confirmed"),
+    within(40, "a master never fences itself"),
+    within(40, "the coordinator swaps whatever the version"),
+];
+
+/// The one with that name, or with a name that begins so.
+pub fn named(rule: &str) -> Result<&'static Broken, String> {
+    ALL.iter().find(|broken| broken.rule.starts_with(rule)).ok_or_else(|| {
+        let names: Vec<_> = ALL.iter().map(|broken| broken.rule).collect();
+        format!("no rule is called {rule}; there are: {}", names.join("; "))
+    })
+}
