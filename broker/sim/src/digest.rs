@@ -24,9 +24,16 @@ fn digest(id: u32, store: &Arc<Store>) -> Digest {
     let to = marks.confirmed.min(marks.appended);
     let (mut at, mut log, mut ends) = (marks.min, crc32fast::Hasher::new(), BTreeMap::new());
     while at < to {
-        let Ok(bytes) = store.range(at, 1 << 20) else { break };
+        let bytes = match store.range(at, 1 << 20) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                tracing::error!(id, %at, %error, "the log can't be read");
+                break;
+            }
+        };
         let take = bytes.len().min((to.0 - at.0) as usize);
         log.update(&bytes[..take]);
+        tracing::debug!(id, %at, take, crc = crc32fast::hash(&bytes[..take]), "digest");
         count(&bytes[..take], &mut ends);
         at = at.plus(take as u64);
     }

@@ -368,6 +368,9 @@ struct Scan<'a> {
     hidden: VecDeque<(u64, Touched)>,
 }
 
+/// How much of a segment is looked at or written at once.
+const CHUNK_BYTES: u64 = 1 << 20;
+
 impl Scan<'_> {
     fn run(&mut self) -> Result<(), OpenError> {
         let from = self.base.dispatched;
@@ -529,7 +532,8 @@ impl Scan<'_> {
     }
 
     /// Cuts the log at its end for good: what lies beyond is zeroed or removed and synced before anything new is written, so that no later recovery can take a
-    /// remainder for live records. Then everything kept is put on stable storage, for a process kill leaves records that were never synced.
+    /// remainder for live records. Then everything kept is put on stable storage, for a process kill leaves records that were never synced. A sync alone would not do: after a
+    /// failed one the system takes for written what it has dropped, so what lies beyond the flushed mark is written anew.
     fn cut(&mut self) -> Result<(), OpenError> {
         let end = self.end;
         while self.segments.last().is_some_and(|s| s.base > end || (s.base == end && end > 0 && s.base != self.base.min)) {
@@ -540,6 +544,7 @@ impl Scan<'_> {
         self.disk.sync_dir(segment::DIRECTORY).map_err(disk_error("syncing commitlog"))?;
         for segment in self.segments.iter().filter(|s| s.end() > self.base.dispatched) {
             let file = self.disk.open(&segment::name(segment.base), OpenMode::Write).map_err(disk_error("opening a segment"))?;
+            self.write_anew(segment, &*file, end)?;
             if segment.end() > end {
                 self.zero_rest(segment, &*file, end)?;
             }
@@ -548,8 +553,19 @@ impl Scan<'_> {
         Ok(())
     }
 
+    /// Writes again what is there and not known to be flushed.
+    fn write_anew(&self, segment: &Segment, file: &dyn sluice_env::File, end: u64) -> Result<(), OpenError> {
+        let (mut at, end) = (self.marked.max(self.base.checkpointed).max(segment.base), end.min(segment.end()));
+        while at < end {
+            let n = (end - at).min(CHUNK_BYTES);
+            let bytes = segment.slice(at, n as usize).map_err(|e| OpenError::Disk { what: "reading a segment".to_owned(), error: e.to_string() })?;
+            file.write_all_at(&bytes, at - segment.base).map_err(disk_error("writing a segment anew"))?;
+            at += n;
+        }
+        Ok(())
+    }
+
     fn zero_rest(&self, segment: &Segment, file: &dyn sluice_env::File, end: u64) -> Result<(), OpenError> {
-        const CHUNK_BYTES: u64 = 1 << 20;
         let mut at = end.max(segment.base);
         while at < segment.end() {
             let n = (segment.end() - at).min(CHUNK_BYTES);

@@ -76,6 +76,7 @@ fn hold(shared: &Shared, connection: &Arc<dyn Connection>, master: MemberId, epo
 /// Does what the end of a connection asks for; false when the member stops.
 fn settle(shared: &Shared, master: MemberId, epoch: Epoch, ended: Ended) -> bool {
     let timing = shared.options.timing;
+    tracing::debug!(member = %shared.options.id, %master, %epoch, reason = %ended, "does not follow any more");
     let pause = match ended {
         // A process that has ended listens no more: the next try says so.
         Ended::Link(LinkError::Closed(_) | LinkError::Broken(..)) => Duration::ZERO,

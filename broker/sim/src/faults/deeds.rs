@@ -24,7 +24,7 @@ pub(super) struct Broken {
 type Mends = Vec<(Duration, Mend)>;
 
 /// How a broker comes down.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Down {
     Killed,
     WithoutPower,
@@ -135,6 +135,7 @@ impl Plan {
         let mends = indexes.iter().map(|index| {
             let (index, machine, id) = (*index, &world.brokers[*index], *index as u32 + 1);
             world.forget(index);
+            tracing::info!(id, ?how, "down");
             let event = match how {
                 Down::Killed => {
                     machine.kill();
@@ -220,6 +221,7 @@ impl Plan {
             FaultKind::ShortWrite(_) => Op::Write,
             _ => [Op::Write, Op::Sync, Op::Sync, Op::SyncDir, Op::Rename, Op::Open, Op::Allocate][self.below(7) as usize],
         };
+        tracing::info!(id = index + 1, ?op, ?kind, "a call to the disk will fail");
         world.brokers[index].disk().inject(sim::Fault::once(op, kind).after(self.below(20)));
         Some(self.one(move |world| world.brokers[index].disk().heal()))
     }

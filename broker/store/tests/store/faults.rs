@@ -60,6 +60,26 @@ fn a_write_refused_for_space_is_never_followed_by_an_ack() {
     nothing_is_acked_after(Op::Write, FaultKind::Enospc, 1..60);
 }
 
+/// After a failed sync the system takes for written what it could not write: another sync says yes and writes nothing.
+#[test]
+fn what_a_failed_sync_has_left_is_written_anew_before_it_counts_as_flushed() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, sync_options());
+        let store = world.open();
+        world.append(&store, "orders", 0, 3_000).expect("acknowledged");
+        world.disk.inject(Fault::once(Op::Sync, FaultKind::Eio).on("commitlog/"));
+        append(&store, "orders", 0, &[7; 3_000], "", Wait::Durable).expect_err("not flushed");
+        drop(store);
+        // Another process finds it, takes it for the log's and shows it.
+        let store = world.open();
+        assert_eq!(store.bounds(&queue(&store, "orders", 0)).max, QueueOffset(2));
+        drop(store);
+        world.power_cut(seed);
+        let store = world.open();
+        assert!(read_one(&store, "orders", 0, 1).is_some(), "seed {seed}: what was shown is gone with the power");
+    }
+}
+
 #[test]
 fn callers_wait_for_no_flush_that_never_comes() {
     let world = World::new(1, sync_options());
