@@ -68,6 +68,8 @@ pub enum Late {
     Flush,
     /// The confirmation by the other brokers: the records may or may not survive the loss of this one.
     Confirmation,
+    /// Enough brokers: those that had to hold the records do, but they are fewer than they should be.
+    Replicas,
 }
 
 impl fmt::Display for Late {
@@ -75,6 +77,7 @@ impl fmt::Display for Late {
         f.write_str(match self {
             Self::Flush => "flushed",
             Self::Confirmation => "confirmed by the replicas",
+            Self::Replicas => "held by as many replicas as there should be",
         })
     }
 }

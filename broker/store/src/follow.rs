@@ -92,19 +92,26 @@ impl Store {
         Marks { min: marks.min(), flushed: marks.flushed(), appended: marks.appended(), confirmed: marks.confirmed() }
     }
 
-    /// Waits until the log has come further than `seen` in any way, for at most that time, and says how far it is. Only of a replicated log.
+    /// Waits until the log has come further than `seen` in any way, for at most that time and until a [`Self::nudge`], and says how far it is. Only of a replicated log.
     pub fn await_progress(&self, seen: Marks, timeout: Duration) -> Marks {
         let clock = &self.shared.env.clock;
         let until = clock.monotonic() + timeout;
         let progress = &self.shared.progress;
-        let mut turn = progress.turn.lock();
+        let mut nudges = progress.nudges.lock();
+        let before = *nudges;
         loop {
             let (marks, left) = (self.marks(), until.since(clock.monotonic()));
-            if marks != seen || left.is_zero() {
+            if marks != seen || *nudges != before || left.is_zero() {
                 return marks;
             }
-            progress.made.wait_for(&mut turn, left);
+            progress.made.wait_for(&mut nudges, left);
         }
+    }
+
+    /// Lets everybody who waits for progress look around.
+    pub fn nudge(&self) {
+        *self.shared.progress.nudges.lock() += 1;
+        self.shared.progress.made.notify_all();
     }
 
     /// When a record counts as stored here.
@@ -144,6 +151,11 @@ impl Store {
         self.shared.made_progress();
         self.shared.release();
         self.shared.turn_end();
+    }
+
+    /// Whether fewer brokers hold the log than should. Then an append that waits for more than the append is told so, though it is stored.
+    pub fn set_too_few(&self, are_too_few: bool) {
+        self.shared.writer.too_few.store(are_too_few, Ordering::SeqCst);
     }
 
     /// Puts everything appended before the call on stable storage.
@@ -297,7 +309,7 @@ fn count(next: &mut Next, queue: &QueueRef, view: &RecordView<'_>) -> Result<(),
 /// Wakes those who hand the log on.
 #[derive(Default)]
 pub(crate) struct Progress {
-    turn: Mutex<()>,
+    nudges: Mutex<u64>,
     made: Condvar,
 }
 
@@ -305,7 +317,7 @@ impl Shared {
     /// The log has come further. Who looks at it and then waits does not miss it: between the two it holds the lock that is taken here.
     pub(crate) fn made_progress(&self) {
         if self.options.replicated {
-            drop(self.progress.turn.lock());
+            drop(self.progress.nudges.lock());
             self.progress.made.notify_all();
         }
     }

@@ -477,6 +477,8 @@ impl Shared {
             self.keys.snapshot(&mut checkpoint.keys);
             checkpoint
         };
+        // Whoever came meanwhile has left its work to the one who held the log.
+        self.writer.wake();
         self.flush_and_release();
         if self.log.marks.flushed().0 < checkpoint.log_offset {
             return Err(std::io::Error::other("the log could not be flushed up to the checkpoint"));

@@ -80,6 +80,8 @@ pub(crate) struct Writer {
     hidden: Mutex<VecDeque<(u64, Touched)>>,
     pub(crate) poisoned: Mutex<Option<String>>,
     pub(crate) is_poisoned: AtomicBool,
+    /// Fewer brokers hold the log than should.
+    pub(crate) too_few: AtomicBool,
     /// Last sync's time, ns, smoothed.
     sync_ns: AtomicU64,
     pub(crate) counters: Counters,
@@ -105,6 +107,7 @@ impl Writer {
             hidden: Mutex::new(hidden),
             poisoned: Mutex::default(),
             is_poisoned: AtomicBool::new(false),
+            too_few: AtomicBool::new(false),
             sync_ns: AtomicU64::new(0),
             counters: Counters::default(),
         }
@@ -450,7 +453,8 @@ impl Shared {
             if let Some(waiter) = waiter {
                 // Invariant 1: the one place where durability is confirmed.
                 assert!(waiter.end <= stored, "an ack before its record is stored");
-                (waiter.done)(Ok(waiter.placed));
+                let are_too_few = self.writer.too_few.load(Ordering::SeqCst);
+                (waiter.done)(if are_too_few { Err(AppendError::Late(Late::Replicas, waiter.placed)) } else { Ok(waiter.placed) });
             }
         }
     }

@@ -100,6 +100,7 @@ pub(super) const fn late_code(late: Late) -> ResponseCode {
     match late {
         Late::Flush => ResponseCode::FlushDiskTimeout,
         Late::Confirmation => ResponseCode::FlushSlaveTimeout,
+        Late::Replicas => ResponseCode::SlaveNotAvailable,
     }
 }
 

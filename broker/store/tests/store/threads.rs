@@ -276,3 +276,30 @@ fn append_to_a_stalled_disk(after: u64) -> (Result<sluice_store::Placed, sluice_
     });
     answer.expect("answered")
 }
+
+/// The one who writes a checkpoint holds the log for a moment, and whoever comes meanwhile is not forgotten.
+#[test]
+fn an_append_that_meets_a_checkpoint_waits_for_no_longer_than_that_holds_the_log() {
+    for seed in 0..8 {
+        let timing = Timing { write: millis(4), sync: millis(1), ..Timing::default() };
+        let sim = Sim::with_timing(seed, timing);
+        let machine = sim.machine("a");
+        let env = machine.env();
+        let options = StoreOptions { checkpoint_interval: Duration::from_secs(3600), ..options(FlushMode::Async { interval: Duration::from_secs(60) }) };
+        let longest = sim.block_on(&machine, "appends", move || {
+            let store = Store::open(env.clone(), options).expect("opens");
+            let checkpoints = store.clone();
+            let body = Box::new(move || (0..40).for_each(|_| checkpoints.checkpoint().expect("written")));
+            let _thread = env.spawn.thread("checkpoints", body).expect("starts");
+            let append = |turn| {
+                let begun = env.clock.monotonic();
+                append(&store, "orders", 0, b"x", "", Wait::Appended).expect("appended");
+                threads::sleep(Duration::from_micros(700 * (turn % 5)));
+                env.clock.monotonic().since(begun)
+            };
+            (0..300_u64).map(append).max()
+        });
+        let longest = longest.expect("no deadlock").expect("some");
+        assert!(longest < millis(150), "seed {seed}: {longest:?}");
+    }
+}
