@@ -37,6 +37,9 @@ pub trait Lead: Send + Sync {
     /// By which state this broker is master; `None`: it is not, or not any more.
     fn state(&self) -> Option<GroupState>;
 
+    /// The newest state that it knows of, whoever is master by it.
+    fn newest(&self) -> Option<GroupState>;
+
     /// The last renewal of its lease that has gone through.
     fn renewal(&self) -> u64;
 
@@ -140,7 +143,7 @@ impl Master {
         lead: &dyn Lead,
     ) -> Result<(GroupState, CommitLogOffset), Ended> {
         let Some(state) = lead.state() else {
-            self.refuse(sender, None, "this broker is not master".to_owned())?;
+            self.refuse(sender, lead.newest(), "this broker is not master".to_owned())?;
             return Err(Ended::OtherEpoch(hello.seen.epoch));
         };
         if let Err(why) = meeting::check_hello(&self.cluster, &self.group, &state, hello) {
@@ -213,6 +216,9 @@ impl Giving {
     /// Sends what there is, or waits for it.
     fn step(&mut self, marks: Marks) -> Result<(), Ended> {
         let Some(state) = self.lead.state().filter(|state| state.epoch == self.epoch) else {
+            // So that the replica need not ask around who is.
+            let refusal = Refusal { state: self.lead.newest(), why: "this broker is not master any more".to_owned() };
+            self.sender.send(&Message::Refusal(refusal), self.master.patience)?;
             return Err(Ended::OtherEpoch(self.epoch));
         };
         let now = self.clock.monotonic();

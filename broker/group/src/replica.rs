@@ -52,8 +52,8 @@ pub enum Ended {
     #[error(transparent)]
     Link(#[from] LinkError),
     /// The master does not want it.
-    #[error("the master refuses: {0}")]
-    Refused(String),
+    #[error("the master refuses: {}", .0.why)]
+    Refused(Refusal),
     /// Another epoch is to be followed.
     #[error("epoch {0} is not followed any more")]
     OtherEpoch(Epoch),
@@ -206,7 +206,7 @@ impl Session<'_> {
 
 fn out_of_place(message: Message) -> Ended {
     match message {
-        Message::Refusal(refusal) => Ended::Refused(refusal.why),
+        Message::Refusal(refusal) => Ended::Refused(refusal),
         Message::Hello(_) => Ended::OutOfPlace("hello"),
         Message::Welcome(_) => Ended::OutOfPlace("welcome"),
         Message::Follow(_) => Ended::OutOfPlace("follow"),

@@ -163,6 +163,15 @@ impl Core {
         }
     }
 
+    /// What the coordinator was last seen to have.
+    #[must_use]
+    pub fn known(&self) -> Option<&GroupState> {
+        match &self.known {
+            Known::State(known) => Some(&known.state),
+            Known::Nothing | Known::Empty => None,
+        }
+    }
+
     /// Whether it has asked the coordinator, since it started or retired.
     #[must_use]
     pub fn has_asked(&self) -> bool {
@@ -175,7 +184,10 @@ impl Core {
         match (&self.role, &self.known) {
             (Role::Replica, Known::Empty) if self.seen == Seen::default() => Candidacy::Founder,
             (Role::Replica, Known::State(known))
-                if known.state.seen() == self.seen && (self.counts_in(&known.state) || broken("who is not in the set stands")) => Candidacy::Member(&known.state),
+                if known.state.seen() == self.seen && (self.counts_in(&known.state) || broken("who is not in the set stands")) =>
+            {
+                Candidacy::Member(&known.state)
+            }
             _ => Candidacy::No,
         }
     }

@@ -12,7 +12,7 @@ use crate::{
 use sluice_env::Connection;
 use sluice_replication::{
     Epoch, Event, Member, MemberId, Seen,
-    wire::{Beat, Welcome},
+    wire::{Beat, Refusal, Welcome},
 };
 use sluice_store::{AppendError, FollowError, Store};
 use std::{io, sync::Arc, time::Duration};
@@ -85,10 +85,15 @@ fn settle(shared: &Shared, master: MemberId, epoch: Epoch, ended: Ended) -> bool
             look(shared);
             timing.beat()
         }
-        Ended::Refused(ref why) => {
+        Ended::Refused(Refusal { state, why }) => {
             tracing::debug!(%master, why, "the master refuses this replica");
             gone(shared, master, epoch);
-            timing.beat() / 2
+            if let Some(state) = state {
+                shared.tell(Event::Heard(state));
+            }
+            // If it has told who is master instead, that one is followed at once.
+            let pause = timing.beat() / 2;
+            return shared.wait(pause, |state| (state.target != Some((master, epoch))).then_some(())).is_some();
         }
         Ended::Cut(to) => {
             tracing::info!(%master, %to, "this replica's log ends with what its master does not have: it is cut");

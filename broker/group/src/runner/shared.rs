@@ -42,14 +42,21 @@ pub(super) struct Shared {
     changed: Condvar,
     /// The epoch whose master may be followed. Held while its log is taken in, and while that changes; taken after `state`.
     gate: Mutex<Option<Epoch>>,
-    /// By which state this broker is master.
-    lead: Mutex<Option<GroupState>>,
+    /// By which state this broker is master, and the newest one that it knows of.
+    word: Mutex<Word>,
     /// Nanoseconds by the clock: when the followed master was heard, when the disk last took a write, and until when a master may serve.
     heard: AtomicU64,
     written: AtomicU64,
     serves_until: AtomicU64,
     /// The epoch that clients are served in; 0: none.
     serving: AtomicU64,
+}
+
+/// What other members are told.
+#[derive(Default)]
+struct Word {
+    lead: Option<GroupState>,
+    newest: Option<GroupState>,
 }
 
 /// A confirmation to be carried out without the lock.
@@ -104,7 +111,7 @@ impl Shared {
             state: Mutex::new(state),
             changed: Condvar::default(),
             gate: Mutex::new(Some(seen.epoch)),
-            lead: Mutex::default(),
+            word: Mutex::default(),
         })
     }
 
@@ -155,7 +162,7 @@ impl Shared {
             followed.close();
         }
         drop(state);
-        *self.lead.lock() = None;
+        self.word.lock().lead = None;
         *self.gate.lock() = None;
         self.notify();
     }
@@ -216,16 +223,28 @@ impl Shared {
     fn publish(&self, state: &State, is_able: bool) {
         let recorded = state.core.in_sync().filter(|_| is_able).map(|set| &set.recorded().state);
         {
-            let mut lead = self.lead.lock();
-            if lead.as_ref() != recorded {
-                *lead = recorded.cloned();
-                self.notify();
+            let mut word = self.word.lock();
+            if state.core.known().is_some_and(|known| word.newest.as_ref() != Some(known)) {
+                word.newest = state.core.known().cloned();
+            }
+            if word.lead.as_ref() != recorded {
+                word.lead = recorded.cloned();
+                self.lead_changed(state, recorded);
             }
         }
         if recorded.is_none() {
             self.serving.store(0, Ordering::SeqCst);
         }
         self.measure_service(state);
+    }
+
+    /// Those who give the log look around, and appends learn whether enough hold it.
+    fn lead_changed(&self, state: &State, recorded: Option<&GroupState>) {
+        self.notify();
+        if let Some(store) = &state.store {
+            store.set_too_few(recorded.is_some_and(|recorded| recorded.in_sync.len() < self.options.min_in_sync));
+            store.nudge();
+        }
     }
 
     fn measure_service(&self, state: &State) {
@@ -378,7 +397,7 @@ impl Shared {
     }
 
     pub(super) fn begin_to_serve(&self, epoch: Epoch) -> bool {
-        let is_still = self.lead.lock().as_ref().is_some_and(|state| state.epoch == epoch);
+        let is_still = self.word.lock().lead.as_ref().is_some_and(|state| state.epoch == epoch);
         if is_still {
             self.serving.store(epoch.0, Ordering::SeqCst);
         }
@@ -395,7 +414,7 @@ impl Shared {
     }
 
     pub(super) fn leads(&self, epoch: Epoch) -> bool {
-        self.lead.lock().as_ref().is_some_and(|state| state.epoch == epoch)
+        self.word.lock().lead.as_ref().is_some_and(|state| state.epoch == epoch)
     }
 
     /// Runs `what` if that epoch is the one to follow.
@@ -446,7 +465,11 @@ impl Shared {
 
 impl Lead for Shared {
     fn state(&self) -> Option<GroupState> {
-        self.lead.lock().clone()
+        self.word.lock().lead.clone()
+    }
+
+    fn newest(&self) -> Option<GroupState> {
+        self.word.lock().newest.clone()
     }
 
     fn renewal(&self) -> u64 {

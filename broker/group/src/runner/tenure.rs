@@ -229,7 +229,9 @@ fn give(shared: &Shared, epoch: Epoch, to: MemberId, until: Duration) {
     while shared.leads(epoch) && shared.now() < until {
         let mut state = shared.lock();
         let set = state.core.in_sync();
-        let has_all = set.is_some_and(|set| set.effective().iter().any(|m| m.id == to && set.held(*m).is_some_and(|held| held.received >= end)));
+        // Confirmed too: whoever waits for that is answered by this broker, and by no other.
+        let has_all = is_confirmed(&store, end)
+            && set.is_some_and(|set| set.effective().iter().any(|m| m.id == to && set.held(*m).is_some_and(|held| held.received >= end)));
         let confirmed = if has_all && !is_asked {
             is_asked = true;
             shared.tell_locked(&mut state, Event::HandOver(to))

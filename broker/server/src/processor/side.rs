@@ -9,7 +9,14 @@ use parking_lot::RwLock;
 use sluice_group::runner::Member;
 use sluice_protocol::{Frame, RequestCode as Code};
 use sluice_replication::Epoch;
-use std::sync::{Arc, OnceLock, Weak};
+use std::{
+    sync::{Arc, OnceLock, Weak},
+    time::Duration,
+};
+
+/// How long requests may take from their frame to the log at a change of role.
+const END_TRIES: u32 = 100;
+const END_PAUSE: Duration = Duration::from_millis(1);
 
 /// Who handles the broker's requests now.
 pub struct BrokerSide {
@@ -63,9 +70,21 @@ impl BrokerSide {
         }
     }
 
-    /// Handles requests here from now on, as long as the member serves; or no more.
-    pub fn set_master(&self, processor: Option<Arc<BrokerProcessor>>) {
-        *self.here.write() = processor;
+    /// Handles requests here from now on, as long as the member serves.
+    pub fn begin(&self, processor: Arc<BrokerProcessor>) {
+        *self.here.write() = Some(processor);
+    }
+
+    /// Handles none here any more. Comes back when those that were being handled have been handed to the log, or after a moment.
+    pub fn end(&self) {
+        let Some(processor) = self.here.write().take() else { return };
+        for _ in 0..END_TRIES {
+            if Arc::strong_count(&processor) == 1 {
+                return;
+            }
+            std::thread::sleep(END_PAUSE);
+        }
+        tracing::warn!("requests are still being handled though this broker is not master any more; the log takes nothing of them");
     }
 
     /// The member of the group, if it is in one and has started.

@@ -146,8 +146,8 @@ impl Mastership {
 
     /// Takes the role away from clients' eyes; comes back with what it was done with.
     fn end(&self) -> Option<Tenure> {
-        self.side.set_master(None);
         self.forwards.set_master(Master::Unknown);
+        self.side.end();
         let tenure = self.tenure.lock().take()?;
         if let Some(table) = self.table.get() {
             self.local().unregister(table);
@@ -168,7 +168,7 @@ impl Service for Mastership {
         self.publish(&delivery)?;
         let go_on = watch::Sender::new(false);
         let registrations = self.register(&delivery, &go_on);
-        self.side.set_master(Some(Arc::new(BrokerProcessor::new(Arc::clone(&delivery), self.local(), Arc::clone(&self.told)))));
+        self.side.begin(Arc::new(BrokerProcessor::new(Arc::clone(&delivery), self.local(), Arc::clone(&self.told))));
         *self.tenure.lock() = Some(Tenure { epoch, delivery, registrations, _go_on: go_on });
         Ok(())
     }

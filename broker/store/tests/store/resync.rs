@@ -119,7 +119,9 @@ fn replica(seed: u64, flush: FlushMode) -> World {
     store.order_cut(store.marks().confirmed).expect("ordered");
     drop(store);
     world.kill();
-    for name in OTHERS.into_iter().chain(["identity.new", "cut.new", "checkpoint.new", "resync.new", "commitlog/next", "commitlog/now.new", "commitlog/next.new"]) {
+    for name in
+        OTHERS.into_iter().chain(["identity.new", "cut.new", "checkpoint.new", "resync.new", "commitlog/next", "commitlog/now.new", "commitlog/next.new"])
+    {
         let file = world.disk.open(name, OpenMode::Create).expect("made");
         file.write_all_at(name.as_bytes(), 0).and_then(|()| file.sync_data()).expect("written");
     }
