@@ -27,6 +27,24 @@ enum Command {
         #[arg(value_name = "HOST:PORT")]
         broker: Option<String>,
     },
+    /// Make a member master that is not in the in-sync set: when no member of the set will come back
+    Elect {
+        /// The member
+        #[arg(value_name = "HOST:PORT")]
+        broker: String,
+        /// What the set's members held and this one does not may be lost for ever, acknowledged or not
+        #[arg(long, required = true)]
+        unclean: bool,
+    },
+    /// Let a replica that is not in the in-sync set give up its log and take the master's whole
+    Resync {
+        /// The replica
+        #[arg(value_name = "HOST:PORT")]
+        broker: String,
+        /// Do not ask
+        #[arg(long, required = true)]
+        yes: bool,
+    },
     /// Let another member be master, without an error for clients
     Switchover {
         /// The master; without it the one that the name server knows, if there is just one
@@ -57,6 +75,14 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
                 output::table(&["epoch", "from", "to"], &["epoch", "from", "to"], epochs.epoch_list.iter().map(cells).collect())
             })
         }
+        Command::Elect { broker, unclean: _ } => {
+            admin.elect_unclean(&broker).await?;
+            output::line("ordered; `sluice broker status` tells who is master")
+        }
+        Command::Resync { broker, yes: _ } => {
+            admin.resync(&broker).await?;
+            output::line("ordered; `sluice broker status` tells how far it is")
+        }
         Command::Switchover { broker, to } => {
             let now = admin.switch_over(&the_one(&admin, broker).await?, to).await?;
             output::line(&now)
@@ -83,6 +109,12 @@ fn show(status: &GroupStatus) -> Result<(), CliError> {
     }
     let GroupStatus { min, appended, flushed, confirmed, .. } = status;
     output::line(&format!("log: from {min} to {appended}, flushed to {flushed}, confirmed to {confirmed}"))?;
+    if let (Some(taken), Some(needed)) = (status.resync_taken, status.resync_needed) {
+        output::line(&format!("taking the master's log whole: {taken} of {needed} bytes"))?;
+    }
+    if let Some(unclean) = status.unclean_elections.filter(|unclean| *unclean > 0) {
+        output::line(&format!("unclean elections: {unclean}; acknowledged messages may be missing since"))?;
+    }
     for trouble in &status.troubles {
         output::line(&format!("trouble: {trouble}"))?;
     }

@@ -416,6 +416,16 @@ impl Admin {
         self.body(broker, RequestCode::GetBrokerEpochCache, ExtFields::new()).await
     }
 
+    /// Makes that member master though it is not in the in-sync set.
+    pub async fn elect_unclean(&self, broker: &str) -> Result<(), ClientError> {
+        self.call(broker, RequestCode::SluiceElectUnclean, ExtFields::new()).await.map(drop)
+    }
+
+    /// Lets that replica give up its log and take the master's whole.
+    pub async fn resync(&self, broker: &str) -> Result<(), ClientError> {
+        self.call(broker, RequestCode::SluiceResync, ExtFields::new()).await.map(drop)
+    }
+
     /// Lets that member of the group be master, or the one that has most of the log; what the old master says of it.
     pub async fn switch_over(&self, master: &str, to: Option<u32>) -> Result<String, ClientError> {
         let mut ext = ExtFields::new();

@@ -164,6 +164,16 @@ impl Member {
         tenure::hand_over(&self.shared, to, deadline)
     }
 
+    /// Makes this member master though it is not in the in-sync set: what the set's members held and this one does not is lost. Comes back when it was asked for.
+    pub fn stand_unclean(&self) -> Result<(), String> {
+        self.shared.stand_unclean()
+    }
+
+    /// Gives this replica's log up and takes the master's whole. Comes back when it was ordered.
+    pub fn resync(&self) -> Result<(), String> {
+        self.shared.resync()
+    }
+
     /// Takes part no more and closes the store. A master should hand over before.
     pub fn stop(&self) {
         self.shared.stop();

@@ -159,6 +159,8 @@ codes! {
         BatchAckMessage = 200151,
         SluiceGroupStatus = 1_000_001,
         SluiceSwitchover = 1_000_002,
+        SluiceElectUnclean = 1_000_003,
+        SluiceResync = 1_000_004,
     }
 }
 

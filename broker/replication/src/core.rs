@@ -25,6 +25,9 @@ pub enum Event {
         /// The newest that any member which answers has seen. Safe without, but for a coordinator that was set back: then a member that knows better is heard.
         heard: Seen,
     },
+    /// Become master without being in the set. The caller answers for it that no life of a member of the set is left and that this log is the one with most, or that a person
+    /// has ordered it.
+    StandUnclean,
     /// The own log has come so far.
     Own(Held),
     /// A replica holds so much of this epoch's log.
@@ -207,6 +210,7 @@ impl Core {
             Event::SwapUnknown | Event::Refused => todo.push(Action::Read),
             Event::Heard(state) => self.heard(&state, &mut todo),
             Event::Stand { heard } => self.stand(heard, &mut todo),
+            Event::StandUnclean => self.stand_unclean(&mut todo),
             Event::Own(held) => {
                 self.own = held;
                 self.ack(self.me, held, &mut todo);
@@ -316,6 +320,17 @@ impl Core {
         };
         // Nothing is kept of it: if it goes through, however late, a read says so. Standing again in the meantime asks for the same, or fails.
         todo.push(Action::Swap { from, to });
+    }
+
+    fn stand_unclean(&mut self, todo: &mut Vec<Action>) {
+        let known = match (&self.role, &self.known) {
+            (Role::Replica, Known::State(known)) if known.state.seen() == self.seen && !known.state.has(self.me) => known,
+            _ => {
+                todo.push(Action::Read);
+                return;
+            }
+        };
+        todo.push(Action::Swap { from: Some(known.version.clone()), to: known.state.unclean_under(self.me) });
     }
 
     fn ack(&mut self, from: Member, held: Held, todo: &mut Vec<Action>) {

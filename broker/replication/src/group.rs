@@ -61,6 +61,9 @@ pub struct GroupState {
     pub in_sync: BTreeSet<Member>,
     /// Rises by one with each change of this object, whatever it changes, and never begins anew.
     pub revision: u64,
+    /// How many epochs have begun without any member of the set before, so that acknowledged records may be missing since.
+    #[serde(default)]
+    pub unclean: u64,
     /// The revision at which the epoch began. One who has seen an older epoch at this revision or a later one knows that the coordinator was set back in between.
     pub since: u64,
 }
@@ -69,7 +72,7 @@ impl GroupState {
     /// The first state of a group: its first master, alone.
     #[must_use]
     pub fn first(master: Member) -> Self {
-        Self { epoch: Epoch(1), master: master.id, in_sync: BTreeSet::from([master]), revision: 1, since: 1 }
+        Self { epoch: Epoch(1), master: master.id, in_sync: BTreeSet::from([master]), revision: 1, unclean: 0, since: 1 }
     }
 
     /// The same epoch with another in-sync set.
@@ -89,7 +92,15 @@ impl GroupState {
         if !keep_old && master != self.master {
             in_sync.retain(|member| member.id != self.master);
         }
-        Self { epoch: self.epoch.next(), master, in_sync, revision, since: revision }
+        Self { epoch: self.epoch.next(), master, in_sync, revision, since: revision, ..*self }
+    }
+
+    /// The next epoch under one who is not in the set: what the set's members held and this one does not is given up.
+    #[must_use]
+    pub fn unclean_under(&self, master: Member) -> Self {
+        let revision = self.revision + 1;
+        let (epoch, in_sync) = (self.epoch.next(), BTreeSet::from([master]));
+        Self { epoch, master: master.id, in_sync, revision, since: revision, unclean: self.unclean + 1 }
     }
 
     /// Whether this member, with this life of its store, is in the set.

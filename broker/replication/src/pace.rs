@@ -5,6 +5,7 @@
 //! | --- | --- | --- |
 //! | replica | ask the coordinator | its master is silent for a fifth of the lease; more often when the master's process is known to be gone |
 //! | replica of the set | stand | its master has been silent and the lease not renewed for the time of the lease; at once when the process is known to be gone or to lead no more |
+//! | replica | stand uncleanly | no life of the set's members is left, all of them have told so, and none has more of a log |
 //! | master | renew the lease | each fifth of the lease, as long as its disk takes writes |
 //! | master | let a replica go | it is disconnected for a fifth of the lease, silent for three fifths, or was never where the log ended within `lag_max` |
 //! | master | let a replica in | it has caught up and keeps up; later each time it was let go before |
@@ -85,6 +86,8 @@ pub struct Signs {
     pub log: LogHealth,
     /// Whether every other member has told that it knows of no epoch, and none has more of a log.
     pub is_founder: bool,
+    /// Whether every member of the set has told that its life is another one by now, and none has more of a log.
+    pub is_last_resort: bool,
 }
 
 /// What should be tried now.
@@ -101,6 +104,8 @@ pub enum Wish {
     },
     /// [`crate::Event::Stand`].
     Stand,
+    /// [`crate::Event::StandUnclean`].
+    StandUnclean,
     /// [`crate::Event::Admit`].
     Admit(Member),
     /// [`crate::Event::Dismiss`].
@@ -325,6 +330,10 @@ impl Pace {
             Candidacy::Founder => signs.is_founder.then_some(now),
             Candidacy::Member(state) => self.stands_at(state, core.me(), heard, now),
         };
+        if signs.log == LogHealth::Good && signs.is_last_resort && is_due(self.stood, self.timing.renewal(), now) {
+            self.stood = Some(now);
+            wishes.push(Wish::StandUnclean);
+        }
         if signs.log == LogHealth::Good && stands.is_some_and(|at| at <= now) && is_due(self.stood, self.timing.lease / 10, now) {
             self.stood = Some(now);
             wishes.push(Wish::Stand);

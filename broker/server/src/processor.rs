@@ -305,6 +305,8 @@ impl BrokerProcessor {
             | Code::GetBrokerEpochCache
             | Code::SluiceGroupStatus
             | Code::SluiceSwitchover
+            | Code::SluiceElectUnclean
+            | Code::SluiceResync
             | Code::AuthCreateUser
             | Code::AuthUpdateUser
             | Code::AuthDeleteUser

@@ -334,3 +334,69 @@ async fn a_switchover_takes_less_than_a_second_and_no_send_fails_wherever_it_is_
     assert!(missing.is_empty(), "{missing:?} of {}\n{}", clients.sent.len(), group.logs());
     assert_eq!(found.len(), clients.sent.len(), "and none is there twice");
 }
+
+/// Kills a broker; it can be started again.
+fn kill(group: &mut Group, index: usize) {
+    group.processes[index] = None;
+}
+
+fn start_again(group: &mut Group, index: usize) {
+    group.processes[index] = Some(group.spawn(index));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_whose_disk_was_lost_takes_all_anew_and_is_as_good_as_the_others() {
+    let Some(mut group) = Group::start() else { return };
+    let mut clients = Clients::new(&group).await;
+    let admin = clients.admin.clone();
+    let master = group.await_master(&admin, 2).await;
+    admin.create_topic(&[group.broker(master)], &settings()).await.expect("created");
+    for _ in 0..50 {
+        clients.send().await;
+    }
+    let (wiped, other) = ((master + 1) % 3, (master + 2) % 3);
+    kill(&mut group, wiped);
+    std::fs::remove_dir_all(group.dir.path().join(format!("data-{wiped}"))).expect("there");
+    start_again(&mut group, wiped);
+    assert_eq!(group.await_master(&admin, 2).await, master, "{}", group.logs());
+    for _ in 0..50 {
+        clients.send().await;
+    }
+    // Now it is the only one left.
+    kill(&mut group, other);
+    kill(&mut group, master);
+    assert_eq!(group.await_master(&admin, 0).await, wiped);
+    clients.send().await;
+    let found = clients.read_all().await;
+    let missing: Vec<_> = clients.sent.keys().filter(|body| !found.contains(body)).collect();
+    assert!(missing.is_empty(), "{missing:?} of {}\n{}", clients.sent.len(), group.logs());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_last_member_of_the_set_is_gone_nobody_is_master_until_a_person_says_so() {
+    let Some(mut group) = Group::start() else { return };
+    let mut clients = Clients::new(&group).await;
+    let admin = clients.admin.clone();
+    let master = group.await_master(&admin, 2).await;
+    admin.create_topic(&[group.broker(master)], &settings()).await.expect("created");
+    clients.send().await;
+    let (one, two) = ((master + 1) % 3, (master + 2) % 3);
+    kill(&mut group, one);
+    kill(&mut group, two);
+    // It waits until the coordinator has let the two go, then it goes on alone.
+    clients.send().await;
+    kill(&mut group, master);
+    start_again(&mut group, one);
+    start_again(&mut group, two);
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    assert_eq!(group.master(&admin).await, None, "{}", group.logs());
+    let refused = admin.resync(&group.broker(one)).await;
+    assert!(refused.is_ok(), "it is not in the set: {refused:?}");
+    admin.elect_unclean(&group.broker(two)).await.expect("ordered");
+    assert_eq!(group.await_master(&admin, 1).await, two, "{}", group.logs());
+    clients.send().await;
+    let status = admin.group_status(&group.broker(two)).await.expect("answers");
+    assert_eq!(status.unclean_elections, Some(1));
+    // What the lost one alone had acknowledged is gone, and that is told.
+    assert_eq!(clients.read_all().await.len(), 2);
+}

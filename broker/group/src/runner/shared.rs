@@ -3,7 +3,7 @@
 use super::{
     GroupOptions, Service, StartError,
     state::{Desk, ReplicaStatus, State, Status},
-    tenure::Command,
+    tenure::{Command, Reopen},
 };
 use crate::{
     Kept,
@@ -22,6 +22,7 @@ use sluice_replication::{
 use sluice_store::{FlushMode, Marks, RecoveryProgress, Store, StoreOptions};
 use sluice_types::CommitLogOffset;
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
@@ -327,6 +328,12 @@ impl Shared {
                 tracing::info!(seen = ?state.core.seen(), "standing for master");
                 return self.tell_locked(state, Event::Stand { heard });
             }
+            Wish::StandUnclean => {
+                tracing::error!(
+                    "no member of the in-sync set has kept what it held: this one, which has most of the log, stands for master; acknowledged records may be lost"
+                );
+                return self.tell_locked(state, Event::StandUnclean);
+            }
             Wish::Admit(member) => return self.tell_locked(state, Event::Admit(member)),
             Wish::Dismiss(member) => {
                 tracing::warn!(%member.id, "a replica does not keep up: it is to leave the in-sync set");
@@ -351,17 +358,41 @@ impl Shared {
             Some(_) => LogHealth::Good,
         };
         let heard = Duration::from_nanos(self.heard.load(Ordering::SeqCst));
-        Signs { now, heard, log, is_founder: self.is_founder(state, now) }
+        Signs { now, heard, log, is_founder: self.is_founder(state, now), is_last_resort: self.is_last_resort(state, now) }
+    }
+
+    /// What another member has answered lately.
+    fn lately<'a>(&self, state: &'a State, id: MemberId, now: Duration) -> Option<&'a Answer> {
+        state.answers.get(&id).filter(|(_, at)| now.saturating_sub(*at) <= self.options.timing.lease).map(|(answer, _)| answer)
+    }
+
+    /// Whether the lives of all members of the set have ended, and this one has most of the log, or the lowest number among equals. (They all lost power at once, under
+    /// asynchronous flush; or their disks.)
+    fn is_last_resort(&self, state: &State, now: Duration) -> bool {
+        let (Some(known), Some(store)) = (state.core.known(), &state.store) else { return false };
+        let me = state.core.me();
+        if state.core.master_of().is_some() || !known.in_sync.iter().any(|member| member.id == me.id) || known.has(me) {
+            return false;
+        }
+        let last = store.epochs().last().map(|(epoch, _)| Epoch(*epoch));
+        let own = (last, store.marks().appended, Reverse(me.id));
+        known.in_sync.iter().filter(|member| member.id != me.id).all(|member| {
+            self.lately(state, member.id, now).is_some_and(|answer| {
+                let theirs = (answer.last_epoch, answer.end, Reverse(member.id));
+                answer.member.id == member.id && !known.has(answer.member) && answer.master_of.is_none() && answer.seen <= state.core.seen() && theirs < own
+            })
+        })
     }
 
     /// Whether every other member has answered lately that it knows of no epoch, and this one has the longest log, or the lowest number among equals.
     fn is_founder(&self, state: &State, now: Duration) -> bool {
         let Some(store) = &state.store else { return false };
-        let own = (store.marks().appended, std::cmp::Reverse(self.options.id));
-        self.options.members.keys().filter(|id| **id != self.options.id).all(|id| {
-            let lately = state.answers.get(id).filter(|(_, at)| now.saturating_sub(*at) <= self.options.timing.lease);
-            lately.is_some_and(|(answer, _)| answer.seen == Seen::default() && (answer.end, std::cmp::Reverse(*id)) < own)
-        })
+        let own = (store.marks().appended, Reverse(self.options.id));
+        self.options
+            .members
+            .keys()
+            .filter(|id| **id != self.options.id)
+            .all(|id| self.lately(state, *id, now).is_some_and(|answer| answer.seen == Seen::default() && (answer.end, Reverse(*id)) < own))
     }
 
     /// After a failed write of what was seen: this broker is as one that was killed, and as one that starts once it can be written again.
@@ -383,6 +414,43 @@ impl Shared {
     }
 
     // ---- small things
+
+    /// A person orders that this member be master, whatever others hold.
+    pub(super) fn stand_unclean(&self) -> Result<(), String> {
+        let mut state = self.lock();
+        if state.core.master_of().is_some() {
+            return Err("this broker is master already".to_owned());
+        }
+        let Some(known) = state.core.known() else { return Err("the coordinator has not been reached; without it nobody can be made master".to_owned()) };
+        if known.has(state.core.me()) {
+            return Err("this broker is in the in-sync set: it becomes master by itself when the one there is is gone".to_owned());
+        }
+        tracing::error!("a person has ordered that this broker be master; acknowledged records may be lost");
+        let confirmed = self.tell_locked(&mut state, Event::StandUnclean);
+        drop(state);
+        confirm(confirmed);
+        Ok(())
+    }
+
+    /// A person orders that this replica take the master's log whole.
+    pub(super) fn resync(&self) -> Result<(), String> {
+        let mut state = self.lock();
+        if state.core.master_of().is_some() {
+            return Err("this broker is master; hand its role over first".to_owned());
+        }
+        if state.core.known().is_none_or(|known| known.has(state.core.me())) {
+            return Err("this broker is in the in-sync set, or may be: its copy may be one that is needed".to_owned());
+        }
+        let Some(segment_bytes) = state.store.as_ref().map(|store| store.segment_bytes()) else { return Err("its store is being opened".to_owned()) };
+        state.commands.push_back(Command::Reopen(Reopen::Resync(segment_bytes)));
+        // The one who follows holds the store.
+        if let Some(followed) = state.followed.take() {
+            followed.close();
+        }
+        drop(state);
+        self.notify();
+        Ok(())
+    }
 
     pub(super) fn heard_master(&self) {
         self.heard.store(nanos(self.now()), Ordering::SeqCst);

@@ -110,6 +110,12 @@ pub struct GroupStatus {
     pub flushed: u64,
     /// Up to where every member of the in-sync set holds it.
     pub confirmed: u64,
+    /// While the master's log is taken whole: bytes of it that are there,
+    pub resync_taken: Option<u64>,
+    /// and that are needed.
+    pub resync_needed: Option<u64>,
+    /// Of a master: how many masters of the group have begun without any member of the in-sync set before, so that acknowledged records may be missing.
+    pub unclean_elections: Option<u64>,
     /// Of a master: the other members that have spoken to it or are in the set.
     pub replicas: Vec<ReplicaStatus>,
     /// What a person should know, each in a sentence.

@@ -165,3 +165,31 @@ fn only_acknowledgements_of_the_own_epoch_count() {
     }
     assert_eq!(core.on(Event::Ack { from: member(2), epoch: Epoch(1), held: held(140) }), [Action::Confirm(held(140))]);
 }
+
+#[test]
+fn one_outside_the_set_becomes_master_uncleanly_by_order_and_that_is_counted_and_one_inside_never() {
+    let mut inside = in_group(2, &group());
+    assert_eq!(inside.on(Event::StandUnclean), [Action::Read]);
+    let anew = Member { store: Incarnation(99), ..member(2) };
+    let mut core = Core::new(anew, 1, Seen::default(), held(100));
+    assert_eq!(core.on(Event::StandUnclean), [Action::Read], "it has not asked");
+    read(&mut core, &group());
+    let to = group().unclean_under(anew);
+    assert_eq!(core.on(Event::StandUnclean), [Action::Swap { from: Some(versioned(group()).version), to: to.clone() }]);
+    assert_eq!((to.epoch, to.unclean, to.in_sync.len()), (Epoch(2), 1, 1));
+    assert_eq!(read(&mut core, &to), [Action::Remember(to.seen()), Action::Begin(Epoch(2))]);
+    assert_eq!(to.with_master(MemberId(2), false).unclean, 1, "it stays known");
+}
+
+#[test]
+fn one_that_retires_is_as_one_that_was_restarted() {
+    let mut master = in_group(1, &group());
+    assert_eq!(master.on(Event::Retire), [Action::Cease(Epoch(1))]);
+    assert_eq!(master.on(Event::Retire), []);
+    let mut restarted = Core::new(member(1), 1, group().seen(), held(100));
+    assert_eq!(master, restarted);
+    for core in [&mut master, &mut restarted] {
+        assert_eq!(read(core, &group()), [], "an epoch is begun once");
+        assert!(matches!(core.on(STAND)[..], [Action::Swap { .. }]));
+    }
+}

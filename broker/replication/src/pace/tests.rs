@@ -29,7 +29,7 @@ fn core(id: u32, state: &GroupState) -> Core {
 }
 
 fn signs(now: u64, heard: u64) -> Signs {
-    Signs { now: at(now), heard: at(heard), log: LogHealth::Good, is_founder: false }
+    Signs { now: at(now), heard: at(heard), log: LogHealth::Good, is_founder: false, is_last_resort: false }
 }
 
 /// A replica that follows member 1 from time 0 on.
@@ -267,4 +267,13 @@ fn a_replica_is_let_in_when_it_has_caught_up_and_later_each_time_that_it_was_let
         again.follower(at(0), member(2)).dismissed = (times, at(100_000));
         assert_eq!(admitted(&mut again, 100_000), Some(100_000 + delay), "{times}");
     }
+}
+
+#[test]
+fn one_that_is_the_last_resort_stands_uncleanly_once_a_second() {
+    let (core, mut pace) = replica(4);
+    let signs = |now| Signs { is_last_resort: true, ..signs(now, now) };
+    let stands: Vec<_> = (0..3000).step_by(100).filter(|now| pace.wishes(signs(*now), &core).contains(&Wish::StandUnclean)).collect();
+    assert_eq!(stands, [0, 1000, 2000]);
+    assert!(!pace.wishes(Signs { log: LogHealth::Hung, ..signs(9000) }, &core).contains(&Wish::StandUnclean));
 }

@@ -143,7 +143,7 @@ impl World {
     pub(super) fn new(left: Limits) -> Self {
         let first = Record(Epoch(1), 0);
         let members: BTreeSet<Member> = (0..left.set).map(|id| Member { id: MemberId(id as u32), store: Incarnation(id as u128) }).collect();
-        let state = GroupState { epoch: Epoch(1), master: MemberId(0), in_sync: members, revision: 1, since: 1 };
+        let state = GroupState { epoch: Epoch(1), master: MemberId(0), in_sync: members, revision: 1, unclean: 0, since: 1 };
         let start = Versioned { version: version(&state), state };
         let nodes = (0..NODES).map(|id| Node {
             seen: Seen::default(),

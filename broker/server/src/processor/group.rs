@@ -17,7 +17,10 @@ const SWITCHOVER_MAX: Duration = Duration::from_millis(2500);
 
 /// Whether a request is for this very member, and not for whoever is master.
 pub(super) const fn is_of_member(code: Code) -> bool {
-    matches!(code, Code::GetBrokerHaStatus | Code::GetBrokerEpochCache | Code::SluiceGroupStatus | Code::SluiceSwitchover)
+    matches!(
+        code,
+        Code::GetBrokerHaStatus | Code::GetBrokerEpochCache | Code::SluiceGroupStatus | Code::SluiceSwitchover | Code::SluiceElectUnclean | Code::SluiceResync
+    )
 }
 
 pub(super) fn handle(member: &Arc<Member>, code: Code, frame: &Frame, reply: Reply) {
@@ -26,12 +29,18 @@ pub(super) fn handle(member: &Arc<Member>, code: Code, frame: &Frame, reply: Rep
         Code::GetBrokerEpochCache => reply.outcome(json(&epochs(member))),
         Code::SluiceGroupStatus => reply.outcome(json(&group_status(member))),
         Code::SluiceSwitchover => switch_over(member, frame, reply),
+        Code::SluiceElectUnclean => reply.outcome(ordered(member.stand_unclean())),
+        Code::SluiceResync => reply.outcome(ordered(member.resync())),
         _ => reply.not_supported(),
     }
 }
 
 fn json(body: &impl serde::Serialize) -> Outcome {
     Ok(Answer { body: vec![Bytes::from(to_json(body))], ..Answer::success() })
+}
+
+fn ordered(order: Result<(), String>) -> Outcome {
+    order.map(|()| Answer::success()).map_err(|why| Failure::new(ResponseCode::SystemError, why))
 }
 
 /// On a thread of its own: it takes its time.
@@ -126,6 +135,9 @@ pub(super) fn group_status(member: &Member) -> GroupStatus {
         appended: marks.map_or(0, |marks| marks.appended.0),
         flushed: marks.map_or(0, |marks| marks.flushed.0),
         confirmed: marks.map_or(0, |marks| marks.confirmed.min(marks.appended).0),
+        resync_taken: status.resync.map(|(taken, _)| taken),
+        resync_needed: status.resync.map(|(_, needed)| needed),
+        unclean_elections: status.state.as_ref().map(|state| state.unclean),
         replicas: status.replicas.iter().map(replica).collect(),
         troubles: status.troubles.clone(),
     }

@@ -42,6 +42,8 @@ pub fn member_samples(status: &Status, samples: &mut Samples) {
     }
     if let Some(state) = &status.state {
         gauge("sluice_group_in_sync_members", "Members of the in-sync set, the master included; told by the master.", state.in_sync.len() as f64);
+        let help = "Masters that have begun without any member of the in-sync set before: acknowledged records may be missing; told by the master.";
+        gauge("sluice_group_unclean_elections", help, state.unclean as f64);
     }
     for replica in &status.replicas {
         let member = replica.member.id.to_string();
