@@ -6,7 +6,8 @@ use crate::{
     talk::{Answer, Came, Request, Signed, Talk},
 };
 use sluice_delivery::{
-    CheckSent, ClientPush, ConnectionId, Delivery, DeliveryOptions, EndTransaction, PullRequest, SendError, SendRequest, Subscription, TransactionCheck, Verdict,
+    CheckSent, ClientPush, ConnectionId, Delivery, DeliveryOptions, EndTransaction, PullRequest, SendError, SendRequest, Subscription, TransactionCheck,
+    Verdict,
 };
 use sluice_env::{
     Connection, Env,

@@ -19,7 +19,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sluice-replication", &["sluice-types", "sluice-env"]),
     ("sluice-group", &["sluice-types", "sluice-env", "sluice-protocol", "sluice-store", "sluice-replication"]),
     ("sluice-delivery", &["sluice-types", "sluice-env", "sluice-protocol", "sluice-store"]),
-    ("sluice-sim", &["sluice-types", "sluice-env", "sluice-protocol", "sluice-store", "sluice-replication", "sluice-group", "sluice-delivery", "sluice-history"]),
+    (
+        "sluice-sim",
+        &["sluice-types", "sluice-env", "sluice-protocol", "sluice-store", "sluice-replication", "sluice-group", "sluice-delivery", "sluice-history"],
+    ),
     ("sluice-naming", &["sluice-types", "sluice-env", "sluice-protocol"]),
     ("sluice-client", &["sluice-types", "sluice-env", "sluice-protocol"]),
     ("sluice-cli", &["sluice-types", "sluice-env", "sluice-protocol", "sluice-client"]),
