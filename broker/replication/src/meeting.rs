@@ -190,7 +190,7 @@ pub fn check_hello(cluster: &str, group: &str, state: &GroupState, hello: &Hello
         return Err(Refused::Myself(state.master));
     }
     // One who has seen a later revision of this epoch is not refused: the master may not have heard yet of its own change.
-    if hello.seen.epoch > state.epoch && !broken("old epochs are followed") {
+    if hello.seen.epoch > state.epoch {
         return Err(Refused::Newer { seen: hello.seen.epoch, own: state.epoch });
     }
     Ok(())

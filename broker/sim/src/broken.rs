@@ -24,7 +24,6 @@ pub const ALL: &[Broken] = &[
     within(40, "a failed sync is taken for a good one"),
     within(40, "a replica acknowledges what it has not flushed"),
     within(40, "a replica keeps what its master lacks"),
-    within(40, "old epochs are followed"),
     within(40, "what was seen is not remembered"),
     within(40, "an epoch is begun twice"),
     within(40, "any life of a store counts"),

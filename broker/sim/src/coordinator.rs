@@ -22,8 +22,11 @@ struct Shared {
     away_for: BTreeSet<u32>,
     /// Of a thousand requests, so many are carried out without an answer.
     lost_answers: u64,
-    /// Every object that there was, for the checks of a run.
+    /// Every object that there was, oldest first.
     past: Vec<GroupState>,
+    /// Whether swaps are on their way for long, and those that are.
+    holds: bool,
+    held: Vec<(Option<Version>, GroupState)>,
 }
 
 impl SimCoordinator {
@@ -72,6 +75,26 @@ impl SimCoordinator {
         }
     }
 
+    /// From now on swaps are on their way until [`Self::deliver`], and whoever asked has no answer.
+    pub fn hold_swaps(&self) {
+        self.shared.lock().holds = true;
+    }
+
+    /// How many swaps are on their way.
+    #[must_use]
+    pub fn held_swaps(&self) -> usize {
+        self.shared.lock().held.len()
+    }
+
+    /// What was held back arrives.
+    pub fn deliver(&self) {
+        let mut shared = self.shared.lock();
+        shared.holds = false;
+        for (from, to) in std::mem::take(&mut shared.held) {
+            shared.swap(from.as_ref(), &to);
+        }
+    }
+
     /// How often it has changed.
     #[must_use]
     pub fn changes(&self) -> usize {
@@ -83,15 +106,17 @@ impl SimCoordinator {
     pub fn state(&self) -> Option<GroupState> {
         self.shared.lock().object.as_ref().map(|object| object.state.clone())
     }
-
-    /// Every object that there was, oldest first.
-    #[must_use]
-    pub fn past(&self) -> Vec<GroupState> {
-        self.shared.lock().past.clone()
-    }
 }
 
 impl Shared {
+    fn swap(&mut self, from: Option<&Version>, to: &GroupState) -> Swapped {
+        if self.object.as_ref().map(|object| &object.version) == from || broken("the coordinator swaps whatever the version") {
+            Swapped::Done(self.store(to.clone()))
+        } else {
+            Swapped::Other(self.object.clone())
+        }
+    }
+
     fn store(&mut self, state: GroupState) -> Versioned {
         self.versions += 1;
         self.past.push(state.clone());
@@ -146,12 +171,16 @@ impl Coordinator for View {
     }
 
     fn swap(&self, from: Option<&Version>, to: &GroupState, timeout: Duration) -> Result<Swapped, CoordinatorError> {
-        self.ask(timeout, |shared| {
-            if shared.object.as_ref().map(|object| &object.version) == from || broken("the coordinator swaps whatever the version") {
-                Swapped::Done(shared.store(to.clone()))
-            } else {
-                Swapped::Other(shared.object.clone())
+        let answer = self.ask(timeout, |shared| {
+            if shared.holds {
+                shared.held.push((from.cloned(), to.clone()));
+                return None;
             }
+            Some(shared.swap(from, to))
+        })?;
+        answer.ok_or_else(|| {
+            threads::sleep(timeout / 2);
+            self.away("it does not answer in time")
         })
     }
 

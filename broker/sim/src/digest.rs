@@ -11,10 +11,10 @@ use std::{collections::BTreeMap, sync::Arc};
 /// Writes down each broker's.
 pub(crate) fn write(world: &World<'_>) -> Result<(), Halt> {
     for index in 0..world.brokers.len() {
-        let Some(store) = world.node(index).and_then(|node| node.member()).and_then(|member| member.store()) else { continue };
-        let id = index as u32 + 1;
-        let digest = world.sim.block_on(&world.brokers[index], "digest", move || digest(id, &store))?;
-        world.history.note(What::Digest(digest));
+        let (id, node) = (index as u32 + 1, world.node(index));
+        let store = move || node?.member()?.store();
+        let digest = world.sim.block_on(&world.brokers[index], "digest", move || store().map(|store| digest(id, &store)))?;
+        digest.into_iter().for_each(|digest| world.history.note(What::Digest(digest)));
     }
     Ok(())
 }

@@ -36,6 +36,8 @@ pub enum Fault {
     Wipe,
     /// The master's is.
     WipeMaster,
+    /// The master's is while the others don't hear each other; once the next one has let it in again, that one is killed.
+    WipeThenKill,
     /// A broker's process stands still.
     Pause,
     /// The master's does.
@@ -58,6 +60,8 @@ pub enum Fault {
     CoordinatorDown,
     /// The coordinator's answers are lost now and then.
     LostAnswers,
+    /// A replica is to be let into the set, but the request is late; meanwhile the master is cut off from the coordinator and from that replica. Only while one is missing.
+    LateChange,
     /// The coordinator is set back to an object of before, and gets the newest one back in the end. Nothing else is broken meanwhile.
     SetBack,
     /// A broker's disk stands still.

@@ -1,6 +1,7 @@
 //! Runs seeds: `cargo xtask sim` calls it.
 
 #![forbid(unsafe_code)]
+#![allow(clippy::disallowed_methods, reason = "the program around the simulations lives in real time")]
 
 use clap::Parser;
 use sluice_sim::{
@@ -9,7 +10,7 @@ use sluice_sim::{
     run::{Options, run},
     work::{self, Work},
 };
-use std::process::ExitCode;
+use std::{process::ExitCode, thread, time::Instant};
 
 /// Runs a group of brokers in a simulation, one run a seed.
 #[derive(Parser)]
@@ -20,6 +21,12 @@ struct Arguments {
     /// How many seeds
     #[arg(long, default_value_t = 1)]
     seeds: u64,
+    /// From one seed to the next
+    #[arg(long, default_value_t = 1)]
+    step: u64,
+    /// Begin no run after so many seconds; with this there is no end of seeds
+    #[arg(long, conflicts_with = "seeds")]
+    seconds: Option<u64>,
     /// Virtual minutes with faults, of each run
     #[arg(long, default_value_t = 10)]
     minutes: u64,
@@ -45,40 +52,44 @@ fn main() -> ExitCode {
     if arguments.verbose {
         tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false).without_time().with_writer(std::io::stderr).init();
     }
-    let mut bad = 0;
-    for seed in arguments.from..arguments.from + arguments.seeds {
-        let options = Options {
-            seed,
-            minutes: arguments.minutes,
-            faults: arguments.faults.clone(),
-            work: arguments.work.clone(),
-            broken: arguments.broken.map(|broken| broken.rule),
-        };
-        let violations = match run(&options) {
-            Ok(outcome) => {
-                let counts = &outcome.report.counts;
-                println!(
-                    "seed {seed}: {:.0} s, {} faults, {} epochs, {} acknowledged, {} unknown, {} delivered, trace {:016x}",
-                    outcome.time.as_secs_f64(),
-                    outcome.faults,
-                    outcome.epochs,
-                    counts.sends_ok,
-                    counts.sends_unknown,
-                    counts.delivered,
-                    outcome.trace
-                );
-                outcome.violations
-            }
-            Err(why) => {
-                println!("seed {seed}: halted");
-                vec![format!("halt: {why}")]
-            }
-        };
-        violations.iter().for_each(|violation| println!("  {violation}"));
-        bad += violations.len();
-        if bad > 0 && arguments.until_found {
+    let begun = Instant::now();
+    let mut bad = false;
+    for number in 0.. {
+        let is_over = arguments.seconds.map_or(number >= arguments.seeds, |seconds| begun.elapsed().as_secs() >= seconds);
+        if is_over || bad && arguments.until_found {
             break;
         }
+        let violations = one(&arguments, arguments.from + number * arguments.step);
+        violations.iter().for_each(|violation| println!("  {violation}"));
+        bad |= !violations.is_empty();
     }
-    if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Runs a seed, tells how it went and what repeats it if it went wrong, and returns what is wrong.
+fn one(arguments: &Arguments, seed: u64) -> Vec<String> {
+    let options = Options {
+        faults: arguments.faults.clone(),
+        work: arguments.work.clone(),
+        broken: arguments.broken.map(|broken| broken.rule),
+        ..Options::new(seed, arguments.minutes)
+    };
+    // On a thread of its own, so that a panic ends this seed alone.
+    let ended = thread::spawn(move || run(&options)).join();
+    let (told, violations) = match ended {
+        Ok(Ok(outcome)) => (outcome.to_string(), outcome.violations),
+        Ok(Err(why)) => ("it stands still".to_owned(), vec![format!("halt: {why}")]),
+        Err(_) => ("it has panicked, see above".to_owned(), vec!["panic".to_owned()]),
+    };
+    println!("seed {seed}: {told}");
+    if !violations.is_empty() {
+        println!("  VIOLATED; to repeat it: cargo xtask sim --from {seed} --seeds 1 --minutes {}{}", arguments.minutes, lists());
+    }
+    violations
+}
+
+/// The options that decide a run beside seed and minutes, as they were given.
+fn lists() -> String {
+    let words: Vec<_> = std::env::args().collect();
+    words.windows(2).filter(|pair| pair[0] == "--faults" || pair[0] == "--work").map(|pair| format!(" {} {}", pair[0], pair[1])).collect()
 }

@@ -9,14 +9,14 @@ use crate::{
     node::{Node, Settings, name},
     work::{self, Work},
 };
-use sluice_env::{break_one, sim::threads::{Halt, Machine, Sim, Timing as SimTiming}};
+use sluice_env::{
+    break_one,
+    sim::threads::{Halt, Machine, Sim, Timing as SimTiming},
+};
 use sluice_history::{Checker, Config, Mode, Report, What};
 use sluice_replication::Timing;
 use sluice_store::FlushMode;
-use std::{
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 /// How a run is.
 #[derive(Clone, Debug)]
@@ -55,6 +55,14 @@ pub struct Outcome {
     pub faults: usize,
     /// Epochs.
     pub epochs: u64,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (counts, seconds) = (&self.report.counts, self.time.as_secs());
+        write!(f, "{seconds} s, {} faults, {} epochs, ", self.faults, self.epochs)?;
+        write!(f, "{} acknowledged, {} unknown, {} delivered, trace {:016x}", counts.sends_ok, counts.sends_unknown, counts.delivered, self.trace)
+    }
 }
 
 /// How long the end of a run may take.

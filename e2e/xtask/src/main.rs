@@ -14,6 +14,7 @@ mod peer;
 mod places;
 mod process;
 mod promises;
+mod sim;
 mod sluice;
 mod test;
 mod text;
@@ -48,6 +49,8 @@ enum Task {
     Flips,
     /// Every order of events in small groups of brokers: none loses what was confirmed
     Search,
+    /// A whole group of brokers, its clients and its coordinator in a simulation, with faults: the history is judged
+    Sim(sim::Arguments),
     /// The protocol's decoders under input that is led by the coverage it reaches
     Fuzz(fuzz::Arguments),
 }
@@ -72,6 +75,7 @@ fn run() -> Result<()> {
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Flips => long::flips(),
         Task::Search => long::search(),
+        Task::Sim(arguments) => sim::run(&arguments),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
     }
 }

@@ -294,7 +294,7 @@ impl Shared {
         }
         state.target = target;
         state.wrong = None;
-        if let Some(followed) = state.followed.take().filter(|_| !broken("old epochs are followed")) {
+        if let Some(followed) = state.followed.take() {
             followed.close();
         }
     }
@@ -488,7 +488,7 @@ impl Shared {
     /// Runs `what` if that epoch is the one to follow.
     pub(super) fn while_following(&self, epoch: Epoch, what: &mut dyn FnMut()) -> bool {
         let gate = self.gate.lock();
-        let follows = *gate == Some(epoch) || gate.is_some() && broken("old epochs are followed");
+        let follows = *gate == Some(epoch);
         if follows {
             what();
         }

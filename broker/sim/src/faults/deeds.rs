@@ -32,7 +32,7 @@ enum Down {
 }
 
 /// How long a change of the set is waited for.
-const CHANGE_MAX: Duration = Duration::from_secs(8);
+const CHANGE_MAX: Duration = Duration::from_secs(10);
 
 impl Plan {
     /// Breaks something now. `None`: it can't be broken now without losing what nobody has promised to keep.
@@ -53,6 +53,7 @@ impl Plan {
             Fault::PowerCutAll => return Ok(self.down(world, &all, Down::WithoutPower, is_well)),
             Fault::Wipe => return Ok(self.down(world, &[any], Down::Wiped, is_well)),
             Fault::WipeMaster => return Ok(self.down(world, &[master], Down::Wiped, is_well)),
+            Fault::WipeThenKill => return self.wipe_then_kill(world, master, is_well),
             Fault::KillAtChange => return self.at_change(world, master, replica, Down::Killed),
             Fault::PowerCutAtChange => return self.at_change(world, master, replica, Down::WithoutPower),
             Fault::Pause => self.pause(world, any),
@@ -72,6 +73,7 @@ impl Plan {
                 world.coordinator.lose_answers(400);
                 self.one(|world| world.coordinator.lose_answers(0))
             }
+            Fault::LateChange => return self.late_change(world, master),
             Fault::SetBack => {
                 let changes = 1 + self.below(3) as usize;
                 if !is_well || !self.is_whole(world) || world.coordinator.set_back(changes).is_none() {
@@ -160,21 +162,62 @@ impl Plan {
         Some(mends.collect())
     }
 
-    /// Cuts a replica off from the master; once the set changes, the master goes down, or the other replica, or both.
+    /// Waits for somebody to be let into the set or, if all are there, cuts a replica off from the master; once the set changes, the master goes down, or the other
+    /// replica, or both.
     fn at_change(&self, world: &World<'_>, master: usize, replica: usize, how: Down) -> Result<Option<Mends>, Halt> {
         let third = 3 - master - replica;
         if how == Down::WithoutPower && !world.settings.is_sync() {
             return Ok(None);
         }
-        let mut mends = self.cut(world, vec![(master, replica), (replica, master)], &[]);
+        let links = if self.is_whole(world) { vec![(master, replica), (replica, master)] } else { Vec::new() };
+        let mut mends = self.cut(world, links, &[]);
         let changes = world.coordinator.changes();
-        match world.sim.run_until(CHANGE_MAX, || world.coordinator.changes() > changes) {
-            Ok(()) => world.pass(Duration::from_micros(self.below(20_000)))?,
-            Err(Halt::Late(_)) => return Ok(Some(mends)),
-            Err(halt) => return Err(halt),
+        if !await_so(world, || world.coordinator.changes() > changes)? {
+            return Ok(Some(mends));
         }
+        world.pass(Duration::from_micros(self.below(20_000)))?;
         let indexes = [vec![master], vec![third], vec![master, third]];
         mends.extend(self.down(world, &indexes[self.below(3) as usize], how, true).unwrap_or_default());
+        Ok(Some(mends))
+    }
+
+    fn wipe_then_kill(&self, world: &World<'_>, master: usize, is_well: bool) -> Result<Option<Mends>, Halt> {
+        let n = world.brokers.len();
+        let Some(down) = self.down(world, &[master], Down::Wiped, is_well) else { return Ok(None) };
+        let others: Vec<_> = (0..n).filter(|index| *index != master).collect();
+        let links = others.iter().flat_map(|one| others.iter().map(|other| (*one, *other))).filter(|(one, other)| one != other).collect();
+        let mut mends = self.cut(world, links, &[]);
+        mends.iter_mut().for_each(|(after, _)| *after += CHANGE_MAX);
+        world.pass(Duration::from_millis(self.below(2_000)))?;
+        down.into_iter().for_each(|(_, restart)| restart(world));
+        let is_in = || {
+            world.coordinator.state().is_some_and(|state| state.master.0 as usize != master + 1 && state.in_sync.iter().any(|m| m.id.0 as usize == master + 1))
+        };
+        if await_so(world, is_in)? {
+            let next = world.master().unwrap_or(master);
+            mends.extend(self.down(world, &[next], Down::Killed, true).unwrap_or_default());
+        }
+        Ok(Some(mends))
+    }
+
+    fn late_change(&self, world: &World<'_>, master: usize) -> Result<Option<Mends>, Halt> {
+        let Some(state) = world.coordinator.state() else { return Ok(None) };
+        let n = world.brokers.len();
+        let missing = (0..n).find(|index| !state.in_sync.iter().any(|member| member.id.0 as usize == index + 1));
+        let Some(missing) = missing.filter(|_| (0..n).all(|index| world.node(index).is_some())) else { return Ok(None) };
+        world.coordinator.hold_swaps();
+        if !await_so(world, || world.coordinator.held_swaps() > 0)? {
+            world.coordinator.deliver();
+            return Ok(None);
+        }
+        let mut mends = self.cut(world, vec![(master, missing), (missing, master)], &[]);
+        // Who has asked looks, sees nothing changed, and after a while has no reason any more to ask again.
+        world.pass(Duration::from_millis(3_000 + self.below(3_000)))?;
+        mends.extend(self.cut(world, Vec::new(), &[master]));
+        world.pass(Duration::from_millis(self.below(1_000)))?;
+        world.coordinator.deliver();
+        // Time for an election.
+        mends.iter_mut().for_each(|(after, _)| *after += Duration::from_secs(8));
         Ok(Some(mends))
     }
 
@@ -239,6 +282,15 @@ impl Plan {
     fn jump(&self, world: &World<'_>, index: usize, millis_max: u64) -> Mends {
         world.brokers[index].jump_wall(self.below(2 * millis_max) as i64 - millis_max as i64);
         Vec::new()
+    }
+}
+
+/// Lets time pass until something is so; false if it is not so in time.
+fn await_so(world: &World<'_>, so: impl FnMut() -> bool) -> Result<bool, Halt> {
+    match world.sim.run_until(CHANGE_MAX, so) {
+        Ok(()) => Ok(true),
+        Err(Halt::Late(_)) => Ok(false),
+        Err(halt) => Err(halt),
     }
 }
 
