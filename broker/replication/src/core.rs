@@ -287,7 +287,14 @@ impl Core {
 
     fn heard(&mut self, state: &GroupState, todo: &mut Vec<Action>) {
         // An older state is one that the member has not heard the end of: its epoch is refused, and nobody alarmed.
-        if state.seen() <= self.seen {
+        if state.seen() < self.seen {
+            return;
+        }
+        if state.seen() == self.seen {
+            // Seen before: by a broker that was restarted, it says again whom to follow, also while the coordinator is away.
+            if self.master_of().is_none() && state.master != self.me.id {
+                todo.push(Action::Follow(state.master, state.epoch));
+            }
             return;
         }
         // Only the coordinator makes a master, and only its version lets one change anything.

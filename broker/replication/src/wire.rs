@@ -139,6 +139,8 @@ pub struct Answer {
     pub seen: Seen,
     /// The epoch that it is master of.
     pub master_of: Option<Epoch>,
+    /// Of a master: by which state.
+    pub state: Option<GroupState>,
     /// How far it has the log.
     pub end: CommitLogOffset,
     /// The epoch of its log's last record.
@@ -394,6 +396,7 @@ mod tests {
                 member: *state().in_sync.first().unwrap(),
                 seen: state().seen(),
                 master_of: Some(Epoch(4)),
+                state: Some(state()),
                 end: CommitLogOffset(u64::MAX),
                 last_epoch: None,
             }),

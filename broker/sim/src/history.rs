@@ -53,3 +53,20 @@ impl History {
 pub fn node(id: u32) -> Node {
     Node { shard: 0, id }
 }
+
+#[cfg(test)]
+impl History {
+    /// When sends that began at `since` or later were acknowledged, and by whom, in order.
+    pub(crate) fn acknowledged(&self, since: u64) -> Vec<(u64, By)> {
+        let is_ok = |event: &&Event| event.invoke >= since && matches!(&event.what, What::Send(sent) if sent.outcome == sluice_history::Outcome::Ok);
+        let mut all: Vec<_> = self.lines.lock().iter().filter(is_ok).filter_map(|event| Some((event.done, event.by?))).collect();
+        all.sort_by_key(|(done, _)| *done);
+        all
+    }
+
+    /// How many sends that began at `since` or later were not acknowledged.
+    pub(crate) fn not_acknowledged(&self, since: u64) -> usize {
+        let is_not = |event: &&Event| event.invoke >= since && matches!(&event.what, What::Send(sent) if sent.outcome != sluice_history::Outcome::Ok);
+        self.lines.lock().iter().filter(is_not).count()
+    }
+}

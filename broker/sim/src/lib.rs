@@ -13,5 +13,7 @@ pub mod history;
 pub mod load;
 pub mod node;
 pub mod run;
+#[cfg(test)]
+mod scenarios;
 pub mod talk;
 pub mod work;

@@ -82,7 +82,7 @@ pub fn run(options: &Options) -> Result<Outcome, String> {
 }
 
 /// What a seed decides of the brokers.
-fn settings(seed: u64) -> Settings {
+pub(crate) fn settings(seed: u64) -> Settings {
     let flush = if seed.is_multiple_of(3) { FlushMode::Async { interval: Duration::from_millis(500) } } else { FlushMode::Sync };
     Settings { members: 3, min_in_sync: 1, flush, timing: Timing { flapping: Duration::ZERO, ..Timing::new(Duration::from_secs(5)) }, queues: 4 }
 }
@@ -100,7 +100,7 @@ pub struct World<'a> {
 }
 
 impl<'a> World<'a> {
-    fn new(sim: &'a Sim, settings: Settings, seed: u64) -> Self {
+    pub(crate) fn new(sim: &'a Sim, settings: Settings, seed: u64) -> Self {
         let brokers: Vec<Machine> = (1..=settings.members).map(|id| sim.machine(&name(id))).collect();
         let clients = sim.machine("clients");
         let history = History::new(clients.env().clock);
@@ -134,15 +134,26 @@ impl<'a> World<'a> {
     }
 
     fn go(&self, options: &Options) -> Result<Outcome, Halt> {
+        let work = options.work.clone().unwrap_or_else(|| work::ALL.iter().collect());
+        let crew = self.begin(&work)?;
+        let plan = Plan::new(self.seed, options.faults.clone());
+        let faults = plan.carry_out(self, Duration::from_secs(options.minutes * 60))?;
+        self.finish(&crew, faults)
+    }
+
+    /// The group is founded, and clients begin.
+    pub(crate) fn begin(&self, work: &[&Work]) -> Result<Crew<'_>, Halt> {
         self.history.note(What::Configure(config(&self.settings)));
         (0..self.brokers.len()).for_each(|index| self.start(index));
         self.pass(Duration::from_secs(8))?;
         let mut crew = Crew::new(&self.clients, &self.settings, &self.history);
-        let work = options.work.clone().unwrap_or_else(|| work::ALL.iter().collect());
         work.iter().for_each(|work| (work.hire)(&mut crew));
         self.pass(Duration::from_secs(5))?;
-        let plan = Plan::new(self.seed, options.faults.clone());
-        let faults = plan.carry_out(self, Duration::from_secs(options.minutes * 60))?;
+        Ok(crew)
+    }
+
+    /// All is well again: everything is read, and judged.
+    pub(crate) fn finish(&self, crew: &Crew<'_>, faults: usize) -> Result<Outcome, Halt> {
         self.history.note(What::Heal);
         self.pass(Duration::from_secs(30))?;
         crew.phase.end();

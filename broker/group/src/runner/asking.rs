@@ -3,7 +3,7 @@
 use super::shared::Shared;
 use crate::link::Link;
 use sluice_replication::{
-    MemberId,
+    Event, MemberId,
     wire::{Ask, Message, VERSION},
 };
 use std::time::Duration;
@@ -37,6 +37,10 @@ fn ask_until_it_ends(shared: &Shared, id: MemberId, address: &str, every: Durati
         match answer {
             Ok(Message::Answer(answer)) if answer.member.id == id => {
                 let at = shared.now();
+                // A broker that was restarted finds its master so while the coordinator is away.
+                if let Some(state) = answer.state.clone().filter(|_| answer.master_of.is_some()) {
+                    shared.tell(Event::Heard(state));
+                }
                 shared.lock().answers.insert(id, (answer, at));
             }
             Ok(Message::Answer(answer)) => break Some(format!("member {} answers there", answer.member.id)),

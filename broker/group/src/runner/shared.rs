@@ -195,12 +195,16 @@ impl Shared {
             return None;
         }
         let mut gate = self.gate.lock();
+        let is_read = matches!(event, Event::Read { now: Some(_), .. });
         let mut actions = Vec::new();
         if let Some(store) = &state.store {
             actions = state.core.on(Event::Own(held(store.marks())));
         }
         actions.extend(state.core.on(event));
         let mut confirmed = None;
+        if is_read && !actions.iter().any(|action| matches!(action, Action::Alarm(_))) {
+            state.alarm = None;
+        }
         for action in actions {
             if let Err(why) = self.carry_out(state, action, &mut confirmed) {
                 tracing::error!(why, "this broker takes no part in its group until it can remember what it has seen");
@@ -263,7 +267,7 @@ impl Shared {
             Action::Begin(epoch) => {
                 tracing::info!(%epoch, "this broker is master");
                 state.pace.begins(now);
-                (state.renewal, state.alarm) = (0, None);
+                state.renewal = 0;
                 Self::follow(state, None);
                 state.commands.push_back(Command::Begin(epoch));
             }
@@ -273,7 +277,6 @@ impl Shared {
                 state.commands.push_back(Command::Cease(epoch));
             }
             Action::Follow(master, epoch) => {
-                state.alarm = None;
                 state.pace.follows(now, master, epoch);
                 Self::follow(state, Some((master, epoch)));
             }
@@ -503,6 +506,7 @@ impl Shared {
             member: state.core.me(),
             seen: state.core.seen(),
             master_of: state.core.master_of(),
+            state: state.core.in_sync().map(|set| set.recorded().state.clone()),
             end: store.map(|store| store.marks().appended).unwrap_or_default(),
             last_epoch: store.and_then(|store| store.epochs().last().map(|(epoch, _)| Epoch(*epoch))),
         }

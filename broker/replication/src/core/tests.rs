@@ -193,3 +193,17 @@ fn one_that_retires_is_as_one_that_was_restarted() {
         assert!(matches!(core.on(STAND)[..], [Action::Swap { .. }]));
     }
 }
+
+#[test]
+fn a_restarted_broker_follows_the_master_that_it_has_seen_when_that_one_says_so_and_no_older_one() {
+    let state = group();
+    let mut core = started(2, state.seen());
+    assert_eq!(core.on(Event::Heard(state.clone())), [Action::Follow(MemberId(1), Epoch(1))]);
+    let mut newer = started(2, Seen { revision: state.revision + 1, ..state.seen() });
+    assert_eq!(newer.on(Event::Heard(state.clone())), []);
+    // Its own epoch from before is nothing to follow, and a master follows nobody.
+    let mut own = started(1, state.seen());
+    assert_eq!(own.on(Event::Heard(state.clone())), []);
+    let mut master = in_group(1, &state);
+    assert_eq!(master.on(Event::Heard(state)), []);
+}
