@@ -141,6 +141,9 @@ struct Follower {
     dismissed: (u32, Duration),
 }
 
+/// The log's end before the first word of a replica: nobody has been there.
+const NOWHERE: CommitLogOffset = CommitLogOffset(u64::MAX);
+
 /// The lease as last seen, and since when.
 type SeenLease = (Option<(Epoch, u64)>, Duration);
 
@@ -235,7 +238,7 @@ impl Pace {
     pub fn connected(&mut self, now: Duration, member: Member) {
         let follower = self.follower(now, member);
         follower.connections += 1;
-        (follower.since, follower.acked, follower.caught_up) = (now, now, None);
+        (follower.since, follower.acked, follower.caught_up, follower.end) = (now, now, None, NOWHERE);
     }
 
     /// Its connection has ended.
@@ -258,6 +261,11 @@ impl Pace {
         (follower.acked, follower.end) = (now, end);
     }
 
+    /// The replicas that a master has heard of in its epoch, and whether each is connected.
+    pub fn replicas(&self) -> impl Iterator<Item = (Member, bool)> {
+        self.followers.iter().map(|(member, follower)| (*member, follower.connections > 0))
+    }
+
     fn follower(&mut self, now: Duration, member: Member) -> &mut Follower {
         self.followers.entry(member).or_insert(Follower {
             connections: 0,
@@ -265,7 +273,7 @@ impl Pace {
             acked: now,
             promised: None,
             caught_up: None,
-            end: CommitLogOffset::ZERO,
+            end: NOWHERE,
             dismissed: (0, Duration::ZERO),
         })
     }

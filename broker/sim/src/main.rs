@@ -1,5 +1,6 @@
 //! Runs seeds: `cargo xtask sim` calls it.
 
+#![forbid(unsafe_code)]
 #![allow(clippy::disallowed_methods, reason = "the program around the simulations lives in real time")]
 
 use clap::Parser;
