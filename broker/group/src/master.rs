@@ -131,7 +131,14 @@ impl Master {
     }
 
     /// Lets a replica in: who it is, by which state it follows, and from where on.
-    fn greet(&self, sender: &mut Sender, receiver: &mut Receiver, hello: &Hello, store: &Store, lead: &dyn Lead) -> Result<(GroupState, CommitLogOffset), Ended> {
+    fn greet(
+        &self,
+        sender: &mut Sender,
+        receiver: &mut Receiver,
+        hello: &Hello,
+        store: &Store,
+        lead: &dyn Lead,
+    ) -> Result<(GroupState, CommitLogOffset), Ended> {
         let Some(state) = lead.state() else {
             self.refuse(sender, None, "this broker is not master".to_owned())?;
             return Err(Ended::OtherEpoch(hello.seen.epoch));
@@ -142,7 +149,8 @@ impl Master {
         }
         let marks = store.marks();
         let epochs = epochs_of(store).map_err(|error| Ended::Untrue(format!("this log's own epochs: {error}")))?;
-        let welcome = Welcome { state: state.clone(), epochs, min: marks.min, end: marks.appended, segment_bytes: store.segment_bytes(), place: self.place.clone() };
+        let welcome =
+            Welcome { state: state.clone(), epochs, min: marks.min, end: marks.appended, segment_bytes: store.segment_bytes(), place: self.place.clone() };
         sender.send(&Message::Welcome(welcome), self.patience)?;
         let follow = match receiver.receive(self.patience)? {
             Message::Follow(follow) => follow,
