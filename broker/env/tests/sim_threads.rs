@@ -255,6 +255,59 @@ fn a_thread_that_cuts_its_own_power_ends_there() {
 }
 
 #[test]
+fn a_paused_machine_stands_still_and_goes_on_and_the_others_run_meanwhile() {
+    let sim = Sim::new(1);
+    let counts: Vec<_> = ["paused", "other"]
+        .map(|name| {
+            let machine = sim.machine(name);
+            let count = Arc::new(AtomicU64::new(0));
+            let counted = count.clone();
+            machine.spawn("ticks", move || {
+                loop {
+                    threads::sleep(Duration::from_millis(1));
+                    counted.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+            (machine, count)
+        })
+        .into();
+    let seen = || counts.iter().map(|(_, count)| count.load(Ordering::SeqCst)).collect::<Vec<_>>();
+    sim.run_for(Duration::from_millis(100)).unwrap();
+    let before = seen();
+    counts[0].0.pause(Duration::from_secs(1));
+    sim.run_for(Duration::from_millis(900)).unwrap();
+    let during = seen();
+    assert_eq!(during[0], before[0]);
+    assert!(during[1] > before[1] + 800, "{before:?} {during:?}");
+    sim.run_for(Duration::from_millis(300)).unwrap();
+    assert!(seen()[0] > during[0] + 100);
+}
+
+#[test]
+fn a_wiped_machine_has_an_empty_disk_and_a_slow_one_takes_its_time() {
+    let sim = Sim::new(1);
+    let machine = sim.machine("one");
+    let write = |env: sluice_env::Env| {
+        let (disk, begun) = (env.disk.clone(), env.clock.monotonic());
+        let write = move || {
+            let file = disk.open("file", OpenMode::Create).unwrap();
+            file.write_all_at(b"bytes", 0).unwrap();
+            file.sync_data().unwrap();
+            disk.sync_dir("").unwrap();
+        };
+        sim.block_on(&machine, "writes", write).unwrap();
+        env.clock.monotonic().since(begun)
+    };
+    let usual = write(machine.env());
+    machine.slow_disk(100);
+    assert!(write(machine.env()) > usual * 20);
+    machine.slow_disk(1);
+    machine.wipe();
+    assert_eq!(machine.env().disk.open("file", OpenMode::Read).err().map(|error| error.kind()), Some(std::io::ErrorKind::NotFound));
+    assert!(write(machine.env()) < usual * 4);
+}
+
+#[test]
 fn others_run_while_one_waits_for_its_disk_and_a_stalled_disk_keeps_it_waiting() {
     let sim = Sim::new(1);
     let machine = sim.machine("one");

@@ -48,6 +48,12 @@ impl Client {
         self.env.rng.next_u64() % below
     }
 
+    /// The machine's calendar.
+    #[must_use]
+    pub fn wall_nanos(&self) -> u64 {
+        u64::try_from(self.env.clock.wall().0).unwrap_or_default().saturating_mul(1_000_000)
+    }
+
     /// Asks whoever is master.
     pub fn ask(&mut self, request: &Request, patience: Duration) -> Reply {
         for _ in 0..self.members {

@@ -112,8 +112,10 @@ pub struct Plan {
 impl Plan {
     /// Of these kinds, or of all.
     #[must_use]
-    pub fn new(seed: u64, kinds: Option<Vec<Fault>>) -> Self {
-        Self { rng: SimRng::new(seed ^ 0xFA17), kinds: kinds.unwrap_or_else(|| Fault::all().to_vec()), lost: RefCell::default() }
+    pub fn new(seed: u64, kinds: Option<Vec<Fault>>, calendars_jump: bool) -> Self {
+        let mut kinds = kinds.unwrap_or_else(|| Fault::all().to_vec());
+        kinds.retain(|kind| calendars_jump || !matches!(kind, Fault::Jump | Fault::JumpDays));
+        Self { rng: SimRng::new(seed ^ 0xFA17), kinds, lost: RefCell::default() }
     }
 
     fn below(&self, n: u64) -> u64 {
@@ -125,7 +127,7 @@ impl Plan {
         let until = world.sim.now() + time;
         let (mut faults, mut open) = (0, Vec::<Broken>::new());
         let mut next = world.sim.now() + self.gap();
-        while world.sim.now() < until || !open.is_empty() {
+        while !self.kinds.is_empty() && world.sim.now() < until || !open.is_empty() {
             let due = open.iter().map(|broken| broken.until).min();
             let at = due.map_or(next, |due| due.min(next));
             world.pass(at.saturating_sub(world.sim.now()))?;

@@ -259,7 +259,7 @@ impl Reading<'_> {
         for one in &came {
             self.note_came(client, invoke, by, one, clock);
         }
-        Some(Pulled { came, by, next, is_end: next >= max })
+        Some(Pulled { came, next, is_end: next >= max })
     }
 
     fn note_came(&self, client: &Client, invoke: u64, by: By, came: &Came, clock: i64) {
@@ -278,8 +278,8 @@ impl Reading<'_> {
         client.history.op(invoke, client.process, Some(by), What::Deliver(deliver));
     }
 
-    /// Notes what was made of a message.
-    pub fn note_consumed(&self, client: &Client, invoke: u64, by: By, came: &Came, verdict: Verdict, outcome: Outcome) {
+    /// Notes that a message is consumed. No broker is told, and so none has acknowledged it.
+    pub fn succeed(&self, client: &Client, came: &Came) {
         let consumed = Consumed {
             group: node::group(self.group),
             queue: self.of(),
@@ -287,10 +287,10 @@ impl Reading<'_> {
             value: value_of(&came.body),
             attempt: came.attempt,
             orderly: self.kind == Kind::Orderly,
-            verdict,
-            outcome,
+            verdict: Verdict::Success,
+            outcome: Outcome::Ok,
         };
-        client.history.op(invoke, client.process, Some(by), What::Consumed(consumed));
+        client.history.op(client.history.now(), client.process, None, What::Consumed(consumed));
     }
 
     /// Commits.
@@ -306,12 +306,12 @@ impl Reading<'_> {
         client.history.op(invoke, client.process, by, What::Commit(place));
     }
 
-    /// Consumes the queue, each message by `each`, until everything is there.
-    pub fn consume(&self, client: &mut Client, phase: &Phase, mut each: impl FnMut(&mut Client, By, &Came)) {
+    /// Consumes the queue until everything is there.
+    pub fn consume(&self, client: &mut Client, phase: &Phase) {
         let mut next = self.begin(client);
         loop {
             let Some(pulled) = self.pull(client, next) else { continue };
-            pulled.came.iter().for_each(|came| each(client, pulled.by, came));
+            pulled.came.iter().for_each(|came| self.succeed(client, came));
             next = pulled.next;
             if !pulled.came.is_empty() {
                 self.commit(client, next);
@@ -320,19 +320,12 @@ impl Reading<'_> {
             }
         }
     }
-
-    /// All goes well with each message.
-    pub fn succeed(&self, client: &mut Client, by: By, came: &Came) {
-        self.note_consumed(client, client.history.now(), by, came, Verdict::Success, Outcome::Ok);
-    }
 }
 
 /// What a pull brought.
 pub struct Pulled {
     /// The messages.
     pub came: Vec<Came>,
-    /// Who gave them.
-    pub by: By,
     /// Where to go on.
     pub next: u64,
     /// Whether that is the queue's end.

@@ -43,6 +43,8 @@ pub struct Settings {
     pub timing: Timing,
     /// Queues of each topic.
     pub queues: u32,
+    /// Whether calendars jump in this run.
+    pub calendars_jump: bool,
 }
 
 impl Settings {

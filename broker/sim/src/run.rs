@@ -27,7 +27,7 @@ pub struct Options {
     pub minutes: u64,
     /// The faults; all if there are none named.
     pub faults: Option<Vec<Fault>>,
-    /// What clients do; everything if nothing is named.
+    /// What clients do; everything usual if nothing is named.
     pub work: Option<Vec<&'static Work>>,
     /// The rule that is broken on purpose.
     pub broken: Option<&'static str>,
@@ -84,7 +84,14 @@ pub fn run(options: &Options) -> Result<Outcome, String> {
 /// What a seed decides of the brokers.
 pub(crate) fn settings(seed: u64) -> Settings {
     let flush = if seed.is_multiple_of(3) { FlushMode::Async { interval: Duration::from_millis(500) } } else { FlushMode::Sync };
-    Settings { members: 3, min_in_sync: 1, flush, timing: Timing { flapping: Duration::ZERO, ..Timing::new(Duration::from_secs(5)) }, queues: 4 }
+    Settings {
+        members: 3,
+        min_in_sync: 1,
+        flush,
+        timing: Timing { flapping: Duration::ZERO, ..Timing::new(Duration::from_secs(5)) },
+        queues: 4,
+        calendars_jump: seed.is_multiple_of(2),
+    }
 }
 
 /// The machines of a run and what runs on them.
@@ -134,9 +141,9 @@ impl<'a> World<'a> {
     }
 
     fn go(&self, options: &Options) -> Result<Outcome, Halt> {
-        let work = options.work.clone().unwrap_or_else(|| work::ALL.iter().collect());
+        let work = options.work.clone().unwrap_or_else(|| work::ALL.iter().filter(|work| work.is_usual).collect());
         let crew = self.begin(&work)?;
-        let plan = Plan::new(self.seed, options.faults.clone());
+        let plan = Plan::new(self.seed, options.faults.clone(), self.settings.calendars_jump);
         let faults = plan.carry_out(self, Duration::from_secs(options.minutes * 60))?;
         self.finish(&crew, faults)
     }
@@ -157,7 +164,7 @@ impl<'a> World<'a> {
         self.history.note(What::Heal);
         self.pass(Duration::from_secs(30))?;
         crew.phase.end();
-        self.pass(Duration::from_secs(10))?;
+        self.pass(Duration::from_secs(20))?;
         crew.phase.drain();
         self.sim.run_until(END, || crew.phase.is_idle())?;
         crew.note_drained();

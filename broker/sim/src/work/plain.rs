@@ -25,7 +25,7 @@ pub(super) fn hire(crew: &mut Crew<'_>) {
     for queue in 0..queues {
         crew.hire("consumer", move |mut client, phase| {
             let reading = Reading { group: GROUP, topic: TOPIC, queue, kind: Kind::Pull };
-            reading.consume(&mut client, phase, |client, by, came| reading.succeed(client, by, came));
+            reading.consume(&mut client, phase);
         });
     }
 }
