@@ -32,8 +32,8 @@ pub const ALL: &[Work] = &[
     usual("plain", plain::hire),
     usual("ends", ends::hire),
     usual("delayed", delayed::hire),
+    usual("orderly", orderly::hire),
     only_named("rebalance", rebalance::hire),
-    only_named("orderly", orderly::hire),
 ];
 
 /// The one with that name.
