@@ -47,6 +47,15 @@ pub(crate) fn begin(env: &Env, store: u128, flush: FlushMode, has_failed: bool) 
     Ok(incarnation)
 }
 
+/// A write or a sync of the log has failed: under asynchronous flush something may be lost that was said to be held, whoever opens the store next.
+pub(crate) fn note_failure(env: &Env) {
+    let kept = kept(env);
+    let noted = kept.load().and_then(|life| life.map_or(Ok(()), |life| kept.store(&Life { boot: None, is_closed: false, ..life })));
+    if let Err(error) = noted {
+        tracing::error!(%error, "that the log has failed could not be noted: remove the file `life` before this broker is started again under asynchronous flush");
+    }
+}
+
 /// Everything is flushed, and nothing more will be said to be held.
 pub(crate) fn close(env: &Env) -> Result<(), KeptError> {
     let kept = kept(env);
@@ -89,6 +98,12 @@ mod tests {
         assert!(!goes_on(LAZY, sync, cut, 1, false));
         assert!(!goes_on(LAZY, LAZY, kill, 1, true), "after a failed sync the page cache may have dropped what it could not write");
         assert!(!goes_on(sync, sync, kill, 2, false), "another store");
+        let failed = |machine: &sluice_env::sim::threads::Machine| {
+            note_failure(&machine.env());
+            machine.kill();
+        };
+        assert!(!goes_on(LAZY, LAZY, failed, 1, false), "also when the process that knew of it has ended");
+        assert!(goes_on(sync, sync, failed, 1, false));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use sluice_replication::{
     meeting::{Next, OwnLog, Why, Wrong},
     wire::{Ack, Beat, Data, Follow, Hello, Message, Refusal, VERSION, Welcome},
 };
-use sluice_store::{AppendError, CutError, FlushMode, FollowError, Store};
+use sluice_store::{AppendError, FlushMode, FollowError, Store};
 use sluice_types::CommitLogOffset;
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -57,7 +57,7 @@ pub enum Ended {
     /// Another epoch is to be followed.
     #[error("epoch {0} is not followed any more")]
     OtherEpoch(Epoch),
-    /// A cut of the log is ordered: open the store again.
+    /// The log ends with what the master's does not have: order the cut, if nobody else is master by now, and open the store again.
     #[error("the log is to be cut at {0}")]
     Cut(CommitLogOffset),
     /// The log can't be continued: take the master's whole, whose segments have so many bytes.
@@ -75,9 +75,6 @@ pub enum Ended {
     /// The own store did not flush.
     #[error(transparent)]
     Store(#[from] AppendError),
-    /// The cut could not be ordered.
-    #[error(transparent)]
-    NoCut(#[from] CutError),
 }
 
 impl Replica {
@@ -122,10 +119,7 @@ impl Session<'_> {
         }
         match self.replica.own_log(self.store).meet(&welcome)? {
             Next::Follow(from) => self.send(Message::Follow(Follow { epoch: self.epoch, from }))?,
-            Next::Cut(to) => {
-                self.store.order_cut(to)?;
-                return Err(Ended::Cut(to));
-            }
+            Next::Cut(to) => return Err(Ended::Cut(to)),
             Next::Resync(why) => return Err(Ended::Resync(why, welcome.segment_bytes)),
         }
         self.tell_held()?;
@@ -177,8 +171,8 @@ impl Session<'_> {
         if !data.log.is_empty() {
             self.while_following(|store| store.follow(data.from, &data.log))??;
         }
-        self.store.confirm(data.confirmed);
-        Ok(())
+        // No further than the own log goes: what is to come may be another one's.
+        self.while_following(|store| store.confirm(data.confirmed.min(store.marks().appended)))
     }
 
     /// Says how much it holds of this epoch's log; of a log that has another master by now, nothing is said to this one.

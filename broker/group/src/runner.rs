@@ -149,7 +149,7 @@ impl Member {
     /// Its store; `None` while it is opened again.
     #[must_use]
     pub fn store(&self) -> Option<Arc<Store>> {
-        self.shared.lock().store.clone()
+        self.shared.store()
     }
 
     /// The epoch that it serves clients in as master, at this moment: to be asked again after whatever took time.

@@ -13,10 +13,10 @@ use sluice_group::{
 use sluice_protocol::record::{RecordFields, RecordView};
 use sluice_replication::{
     Epoch, GroupState, Held, Incarnation, Member, MemberId, Seen,
-    wire::{Ack, Beat, Message, Welcome},
+    wire::{Ack, Beat, Data, Message, Welcome},
 };
 use sluice_store::{Batch, FlushMode, ReadLimits, Store, StoreOptions, Wait};
-use sluice_types::{QueueId, QueueOffset, Topic};
+use sluice_types::{CommitLogOffset, QueueId, QueueOffset, Topic};
 use std::{
     collections::BTreeMap,
     sync::{
@@ -220,7 +220,8 @@ fn follow(machine: &Machine, flush: FlushMode) {
             };
             match replica.follow(&connection, &store, &Loyal) {
                 Ended::Link(_) => sleep(Duration::from_millis(50)),
-                Ended::Cut(_) => {
+                Ended::Cut(to) => {
+                    store.order_cut(to).expect("ordered");
                     drop(store);
                     store = open(&env, flush);
                 }
@@ -404,4 +405,33 @@ fn one_seed_is_one_run() {
     };
     assert_eq!(trace(5), trace(5));
     assert_ne!(trace(5), trace(6));
+}
+
+#[test]
+fn a_replica_that_is_behind_takes_nothing_for_confirmed_that_it_does_not_have() {
+    let sim = Sim::new(1);
+    let (a, b) = (sim.machine("a"), sim.machine("b"));
+    let env = a.env();
+    a.spawn("master", move || {
+        let listener = env.net.listen(PLACE).expect("free");
+        let mut link = Link::new(listener.accept(Duration::from_secs(5)).expect("it comes"));
+        let soon = Duration::from_secs(1);
+        assert!(matches!(link.receiver.receive(soon), Ok(Message::Hello(_))));
+        let (min, end) = (CommitLogOffset(0), CommitLogOffset(90_000));
+        let welcome = Welcome { state: state(), epochs: Default::default(), min, end, segment_bytes: SEGMENT_BYTES, place: "a:10911".to_owned() };
+        link.sender.send(&Message::Welcome(welcome), soon).expect("sent");
+        assert!(matches!(link.receiver.receive(soon), Ok(Message::Follow(_))));
+        link.sender.send(&Message::Data(Data { epoch: Epoch(1), from: min, confirmed: end, log: Default::default() }), soon).expect("sent");
+        sleep(soon);
+    });
+    let env = b.env();
+    let marks = sim.block_on(&b, "replica", move || {
+        let store = open(&env, FlushMode::Sync);
+        sleep(Duration::from_millis(10));
+        let connection = env.net.connect(PLACE, Duration::from_secs(1)).expect("it listens");
+        replica().follow(&connection, &store, &Loyal);
+        store.marks()
+    });
+    let marks = marks.expect("no deadlock");
+    assert!(marks.confirmed <= marks.appended, "{marks:?}");
 }

@@ -221,7 +221,7 @@ impl Core {
                 }
             }
             Event::Admit(member) => self.propose(&mut todo, |set, _| set.propose_add(member)),
-            Event::Dismiss(member) => self.propose(&mut todo, |set, min| set.propose_remove(member, min)),
+            Event::Dismiss(member) => self.dismiss(member, &mut todo),
             Event::Retire => {
                 if let Some(epoch) = self.master_of() {
                     todo.push(Action::Cease(epoch));
@@ -347,6 +347,19 @@ impl Core {
             // The caller closes the connection of one that claims more than there is, before this; here it counts for nothing.
             if set.ack(from, held, end).is_ok() {
                 tell_confirmed(set, before, todo);
+                todo.extend(set.join().map(swap));
+            }
+        }
+    }
+
+    fn dismiss(&mut self, member: Member, todo: &mut Vec<Action>) {
+        let min = self.min_in_sync;
+        if let Role::Master(set) = &mut self.role {
+            let before = set.confirmed();
+            if set.give_up_joining(member) {
+                tell_confirmed(set, before, todo);
+            } else {
+                todo.extend(set.propose_remove(member, min).map(swap));
             }
         }
     }

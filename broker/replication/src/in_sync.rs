@@ -40,6 +40,8 @@ pub struct BeyondTheEnd {
 pub struct InSync {
     recorded: Versioned,
     proposal: Option<Proposal>,
+    /// Records wait for it already; it is asked to be let in as soon as it holds what is confirmed.
+    joining: Option<Member>,
     held: BTreeMap<Member, Held>,
     confirmed: Held,
     inherited: CommitLogOffset,
@@ -50,7 +52,7 @@ impl InSync {
     /// below, though this one does not know how much of it that is.
     #[must_use]
     pub fn new(recorded: Versioned, inherited: CommitLogOffset) -> Self {
-        Self { recorded, proposal: None, held: BTreeMap::new(), confirmed: Held::default(), inherited }
+        Self { recorded, proposal: None, joining: None, held: BTreeMap::new(), confirmed: Held::default(), inherited }
     }
 
     /// The state that the coordinator has, as far as known.
@@ -69,6 +71,7 @@ impl InSync {
     #[must_use]
     pub fn effective(&self) -> BTreeSet<Member> {
         let mut all = self.recorded.state.in_sync.clone();
+        all.extend(self.joining);
         if let Some(proposal) = &self.proposal {
             if broken("shrink before the swap") {
                 all.retain(|member| proposal.to.in_sync.contains(member));
@@ -113,21 +116,52 @@ impl InSync {
         self.confirmed.flushed = self.confirmed.flushed.max(flushed);
     }
 
+    /// Who is about to be asked for.
+    #[must_use]
+    pub fn joining(&self) -> Option<Member> {
+        self.joining
+    }
+
     /// Asks to let a member in that holds all that is confirmed, by this master or by those before. From now on records wait for it too, whatever becomes of the proposal.
+    /// One that lacks a little joins: under load there is always something on its way to it, but nothing more is confirmed without it now, so it soon has what is.
     ///
-    /// `None`: another change is under way, it is in already, or it does not hold enough.
+    /// `None`: another change is under way, it is in already, it joins, or it does not hold what was there at the epoch's begin.
     pub fn propose_add(&mut self, member: Member) -> Option<&Proposal> {
+        if self.proposal.is_some() || self.recorded.state.has(member) {
+            return None;
+        }
         let held = self.held(member)?;
         let behind = held.received < self.confirmed.received || held.flushed < self.confirmed.flushed;
         let lacks_inherited = held.flushed < self.inherited;
-        if behind && !broken("growth without catching up") || lacks_inherited && !broken("growth without the inherited log") {
+        if lacks_inherited && !broken("growth without the inherited log") {
             return None;
         }
+        if behind && !broken("growth without catching up") {
+            self.joining.get_or_insert(member);
+            return None;
+        }
+        self.joining = None;
         let mut set = self.recorded.state.in_sync.clone();
         // Another life of the same broker's store is not there any more.
         set.retain(|other| other.id != member.id);
         set.insert(member);
         self.propose(set)
+    }
+
+    /// Asks for the one that joins, if it holds enough by now.
+    pub fn join(&mut self) -> Option<&Proposal> {
+        let member = self.joining?;
+        self.propose_add(member)
+    }
+
+    /// Records wait for that one no more, if it was joining; whether it was.
+    pub fn give_up_joining(&mut self, member: Member) -> bool {
+        let was = self.joining == Some(member);
+        if was {
+            self.joining = None;
+            self.advance();
+        }
+        was
     }
 
     /// Asks to let a member go. Records wait for it until the coordinator has agreed.
@@ -253,6 +287,32 @@ mod tests {
         assert!(set.propose_add(member(2)).is_none());
         ack(&mut set, 2, 100, 100);
         assert!(set.propose_add(member(2)).is_some());
+    }
+
+    #[test]
+    fn under_load_a_member_joins_records_wait_for_it_and_it_is_asked_for_when_it_holds_what_is_confirmed() {
+        let mut set = in_sync(&[1]);
+        ack(&mut set, 1, 100, 100);
+        ack(&mut set, 2, 90, 90);
+        assert!(set.propose_add(member(2)).is_none() && set.joining() == Some(member(2)));
+        assert!(set.propose_add(member(3)).is_none() && set.joining() == Some(member(2)), "one at a time");
+        // There is always more, and it always lacks some; but what was confirmed is soon there.
+        ack(&mut set, 1, 200, 200);
+        assert_eq!(set.confirmed(), held(100, 100));
+        assert!(set.join().is_none());
+        ack(&mut set, 2, 110, 110);
+        assert_eq!(set.confirmed(), held(110, 110));
+        assert!(set.join().is_some() && set.joining().is_none());
+        ack(&mut set, 1, 300, 300);
+        assert_eq!(set.confirmed(), held(110, 110));
+        // One that does not come is given up.
+        let mut set = in_sync(&[1]);
+        ack(&mut set, 1, 100, 100);
+        ack(&mut set, 2, 90, 90);
+        set.propose_add(member(2));
+        ack(&mut set, 1, 200, 200);
+        assert!(!set.give_up_joining(member(3)) && set.give_up_joining(member(2)));
+        assert_eq!((set.confirmed(), set.joining()), (held(200, 200), None));
     }
 
     #[test]

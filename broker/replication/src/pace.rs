@@ -164,6 +164,8 @@ pub struct Pace {
     /// When the followed master's process was found gone.
     gone: Option<Duration>,
     lease: SeenLease,
+    /// When the coordinator was asked last that has told of the lease.
+    lease_asked: Option<Duration>,
     /// When others became master.
     failovers: VecDeque<Duration>,
     /// As master: since when, the last renewal asked for and the last that went through.
@@ -186,6 +188,7 @@ impl Pace {
             since: now,
             gone: None,
             lease: (None, now),
+            lease_asked: None,
             failovers: VecDeque::new(),
             begun: now,
             renewal: 0,
@@ -225,6 +228,7 @@ impl Pace {
         if self.lease.0 != lease {
             self.lease = (lease, asked);
         }
+        self.lease_asked = self.lease_asked.max(Some(asked));
     }
 
     /// It is master from now on.
@@ -319,7 +323,9 @@ impl Pace {
         let heard = signs.heard.max(self.since);
         self.gone = self.gone.filter(|gone| *gone >= signs.heard);
         let wants = self.gone.is_some() || !core.has_asked() || self.following.is_none() || now.saturating_sub(heard) >= self.timing.renewal();
-        let every = if self.gone.is_some() { self.timing.lease / 25 } else { self.timing.renewal() };
+        // Of a lease that seems to be over it has to be sure soon.
+        let is_over = now >= heard.max(self.lease.1) + self.timing.lease;
+        let every = if self.gone.is_some() || is_over { self.timing.lease / 25 } else { self.timing.renewal() };
         let mut wishes = Vec::new();
         if wants && is_due(self.looked, every, now) {
             self.looked = Some(now);
@@ -349,7 +355,12 @@ impl Pace {
         }
         let lost = match self.gone {
             Some(gone) => gone,
-            None => heard.max(self.lease.1) + self.timing.lease,
+            None => {
+                let over = heard.max(self.lease.1) + self.timing.lease;
+                // It may have been renewed while the coordinator could not be asked.
+                self.lease_asked.filter(|asked| *asked >= over)?;
+                over
+            }
         };
         // So that not all stand at once.
         let rank = state.in_sync.iter().filter(|member| member.id != state.master).position(|member| *member == me).unwrap_or_default();
@@ -384,8 +395,10 @@ impl Pace {
             wishes.push(Wish::Renew { epoch: set.recorded().state.epoch, renewal: self.renewal });
         }
         // One change at a time; what is left is looked at again soon.
-        if set.proposal().is_none() {
-            wishes.extend(self.change(now, core, &set.recorded().state));
+        match set.joining() {
+            Some(member) => wishes.extend(self.is_lost(now, member).then_some(Wish::Dismiss(member))),
+            None if set.proposal().is_none() => wishes.extend(self.change(now, core, &set.recorded().state)),
+            None => {}
         }
         wishes
     }

@@ -64,6 +64,11 @@ impl History {
         all
     }
 
+    /// Whether a node has ceased to be master of that epoch.
+    pub(crate) fn has_ceased(&self, id: u32, epoch: u64) -> bool {
+        self.lines.lock().iter().any(|event| event.what == What::Node { node: node(id), event: NodeEvent::Ceased { epoch } })
+    }
+
     /// How many sends that began at `since` or later were not acknowledged.
     pub(crate) fn not_acknowledged(&self, since: u64) -> usize {
         let is_not = |event: &&Event| event.invoke >= since && matches!(&event.what, What::Send(sent) if sent.outcome != sluice_history::Outcome::Ok);

@@ -8,7 +8,10 @@ use crate::{
     talk::{Answer, Request},
     work,
 };
-use sluice_env::sim::threads::{Halt, Sim, Timing as SimTiming};
+use sluice_env::sim::{
+    Fault, FaultKind, Op,
+    threads::{Halt, Sim, Timing as SimTiming},
+};
 use sluice_history::{NodeEvent, What};
 use sluice_replication::{Epoch, GroupState, Incarnation, MemberId};
 use sluice_store::FlushMode;
@@ -335,6 +338,19 @@ fn a_master_without_coordinator_and_replicas_answers_no_reads_when_another_one_m
         scene.links(old, false);
         scene.coordinator_away(&[old], false);
         Ok(())
+    });
+}
+
+#[test]
+fn a_deposed_master_ceases_also_when_its_disk_does_not_let_it_remember_why() {
+    play(FlushMode::Sync, 1, |scene| {
+        let (old, epoch) = (scene.the_master(), scene.state().epoch);
+        // Not for so long that it gives up by itself.
+        scene.brokers[old].pause(Duration::from_secs(12));
+        scene.another_serves(old, Duration::from_secs(8))?;
+        scene.brokers[old].disk().inject(Fault::once(Op::Rename, FaultKind::Eio));
+        scene.until("an end of the old tenure", Duration::from_secs(15), || scene.history.has_ceased(old as u32 + 1, epoch.0))?;
+        scene.await_whole()
     });
 }
 

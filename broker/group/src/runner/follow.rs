@@ -56,9 +56,11 @@ fn follow(shared: &Shared, master: MemberId, epoch: Epoch, me: Member, store: &A
         return true;
     }
     let replica = Replica { cluster: shared.options.cluster.clone(), group: shared.options.group.clone(), member: me, patience: timing.lease };
+    let begun = shared.now();
     let ended = replica.follow(&connection, store, &Following { shared, master });
     shared.lock().followed = None;
-    settle(shared, master, epoch, ended)
+    let is_long = shared.now().saturating_sub(begun) >= timing.beat();
+    settle(shared, master, epoch, ended, is_long)
 }
 
 /// Keeps the connection where it is closed from when another one is to be followed.
@@ -74,12 +76,12 @@ fn hold(shared: &Shared, connection: &Arc<dyn Connection>, master: MemberId, epo
 }
 
 /// Does what the end of a connection asks for; false when the member stops.
-fn settle(shared: &Shared, master: MemberId, epoch: Epoch, ended: Ended) -> bool {
+fn settle(shared: &Shared, master: MemberId, epoch: Epoch, ended: Ended, is_long: bool) -> bool {
     let timing = shared.options.timing;
     tracing::debug!(member = %shared.options.id, %master, %epoch, reason = %ended, "does not follow any more");
     let pause = match ended {
-        // A process that has ended listens no more: the next try says so.
-        Ended::Link(LinkError::Closed(_) | LinkError::Broken(..)) => Duration::ZERO,
+        // A process that has ended listens no more: the next try says so. One that ends each connection at once is not asked again at once.
+        Ended::Link(LinkError::Closed(_) | LinkError::Broken(..)) if is_long => Duration::ZERO,
         Ended::Link(_) => timing.beat(),
         Ended::OtherEpoch(_) => {
             look(shared);
@@ -96,21 +98,20 @@ fn settle(shared: &Shared, master: MemberId, epoch: Epoch, ended: Ended) -> bool
             return shared.wait(pause, |state| (state.target != Some((master, epoch))).then_some(())).is_some();
         }
         Ended::Cut(to) => {
-            tracing::info!(%master, %to, "this replica's log ends with what its master does not have: it is cut");
-            order(shared, Reopen::Cut);
+            order(shared, Command::Cut(epoch, to));
             Duration::ZERO
         }
         Ended::Store(_) | Ended::Follow(FollowError::Append(AppendError::Poisoned(_))) => {
-            order(shared, Reopen::Failed);
+            order(shared, Command::Reopen(Reopen::Failed));
             timing.renewal()
         }
         Ended::Follow(FollowError::Append(_)) => timing.renewal(),
         Ended::Resync(why, segment_bytes) => {
             tracing::warn!(%master, %why, "this replica's log can't be continued");
-            order(shared, Reopen::Resync(segment_bytes));
+            order(shared, Command::Reopen(Reopen::Resync(segment_bytes)));
             Duration::ZERO
         }
-        ref wrong @ (Ended::Wrong(_) | Ended::NoCut(_) | Ended::Follow(_) | Ended::OutOfPlace(_)) => {
+        ref wrong @ (Ended::Wrong(_) | Ended::Follow(_) | Ended::OutOfPlace(_)) => {
             let why = wrong.to_string();
             let mut state = shared.lock();
             if state.wrong.as_ref() != Some(&why) {
@@ -136,8 +137,8 @@ fn look(shared: &Shared) {
     shared.notify();
 }
 
-fn order(shared: &Shared, why: Reopen) {
-    shared.lock().commands.push_back(Command::Reopen(why));
+fn order(shared: &Shared, command: Command) {
+    shared.lock().commands.push_back(command);
     shared.notify();
 }
 

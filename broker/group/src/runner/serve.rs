@@ -99,6 +99,9 @@ fn give_whole(shared: &Arc<Shared>, link: &mut Link, take: &Take) -> Result<(), 
     link.sender.send(&Message::Seed(Seed { epoch, segment_bytes, bytes: seed.bytes.len() as u64 }), patience)?;
     let bytes = Bytes::from(seed.bytes);
     for at in (0..bytes.len()).step_by(PIECE_BYTES) {
+        if !shared.leads(epoch) {
+            return Ok(());
+        }
         let piece = bytes.slice(at..bytes.len().min(at + PIECE_BYTES));
         link.sender.send(&Message::Piece(Piece(piece)), patience)?;
     }

@@ -41,6 +41,8 @@ pub(super) struct Shared {
     pub(super) service: Arc<dyn Service>,
     state: Mutex<State>,
     changed: Condvar,
+    /// The state's store, for those who must not wait for what the disk does under the state's lock.
+    opened: Mutex<Option<Arc<Store>>>,
     /// The epoch whose master may be followed. Held while its log is taken in, and while that changes; taken after `state`.
     gate: Mutex<Option<Epoch>>,
     /// By which state this broker is master, and the newest one that it knows of.
@@ -109,6 +111,7 @@ impl Shared {
             options,
             coordinator,
             service,
+            opened: Mutex::new(state.store.clone()),
             state: Mutex::new(state),
             changed: Condvar::default(),
             gate: Mutex::new(Some(seen.epoch)),
@@ -168,12 +171,26 @@ impl Shared {
         self.notify();
     }
 
+    /// Gives the store out, or takes it away.
+    pub(super) fn set_store(&self, state: &mut State, store: Option<Arc<Store>>) -> Option<Arc<Store>> {
+        self.opened.lock().clone_from(&store);
+        std::mem::replace(&mut state.store, store)
+    }
+
+    pub(super) fn store(&self) -> Option<Arc<Store>> {
+        self.opened.lock().clone()
+    }
+
     /// Flushes and closes the store, and notes that nothing is missing.
     pub(super) fn close_store(&self) {
-        let Some(store) = self.lock().store.take() else { return };
+        let Some(store) = self.set_store(&mut self.lock(), None) else { return };
+        if store.is_poisoned() {
+            life::note_failure(&self.env);
+        }
         store.close();
         let marks = store.marks();
-        if marks.flushed == marks.appended
+        if !store.is_poisoned()
+            && marks.flushed == marks.appended
             && let Err(error) = life::close(&self.env)
         {
             tracing::warn!(%error, "that the store was closed could not be noted");
@@ -201,6 +218,8 @@ impl Shared {
             actions = state.core.on(Event::Own(held(store.marks())));
         }
         actions.extend(state.core.on(event));
+        // It is never wrong to cease, and nothing that fails may keep a master from it.
+        actions.sort_by_key(|action| !matches!(action, Action::Cease(_)));
         let mut confirmed = None;
         if is_read && !actions.iter().any(|action| matches!(action, Action::Alarm(_))) {
             state.alarm = None;
@@ -428,6 +447,11 @@ impl Shared {
         if known.has(state.core.me()) {
             return Err("this broker is in the in-sync set: it becomes master by itself when the one there is is gone".to_owned());
         }
+        let now = self.now();
+        let counts = |id: &MemberId| self.lately(&state, *id, now).is_some_and(|answer| known.has(answer.member));
+        if let Some(id) = self.options.members.keys().find(|id| counts(id)) {
+            return Err(format!("member {id} answers, and it is in the in-sync set: it has what was acknowledged. If it must not be master, stop it first"));
+        }
         tracing::error!("a person has ordered that this broker be master; acknowledged records may be lost");
         let confirmed = self.tell_locked(&mut state, Event::StandUnclean);
         drop(state);
@@ -468,8 +492,10 @@ impl Shared {
     }
 
     pub(super) fn begin_to_serve(&self, epoch: Epoch) -> bool {
-        let is_still = self.word.lock().lead.as_ref().is_some_and(|state| state.epoch == epoch);
+        let word = self.word.lock();
+        let is_still = word.lead.as_ref().is_some_and(|state| state.epoch == epoch);
         if is_still {
+            // Under the lock: who ends the epoch comes after it, and takes it back.
             self.serving.store(epoch.0, Ordering::SeqCst);
         }
         is_still

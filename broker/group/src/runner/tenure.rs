@@ -18,6 +18,8 @@ pub(super) enum Command {
     Begin(Epoch),
     /// It is not any more.
     Cease(Epoch),
+    /// The log ends here by that epoch's master.
+    Cut(Epoch, CommitLogOffset),
     /// The store is to be opened again.
     Reopen(Reopen),
     /// Another member of the set shall be master, by that time.
@@ -75,6 +77,7 @@ fn carry_out(shared: &Shared, command: Command, open: &mut Option<Epoch>) {
             }
             reopen(shared, Reopen::Ceased);
         }
+        Command::Cut(epoch, to) => cut(shared, epoch, to),
         Command::Reopen(why) => reopen(shared, why),
         Command::HandOver(epoch, to, until) => {
             if *open == Some(epoch) {
@@ -132,10 +135,43 @@ fn serve(shared: &Shared, epoch: Epoch, store: &Arc<Store>, open: &mut Option<Ep
     }
 }
 
+/// Orders the cut and has it carried out, unless this broker follows another epoch by now, or is master itself: then what lies beyond is its own.
+fn cut(shared: &Shared, epoch: Epoch, to: CommitLogOffset) {
+    let state = shared.lock();
+    let Some(store) = state.store.clone().filter(|_| state.core.follows(epoch)) else { return };
+    // Under the lock: nobody begins an epoch meanwhile.
+    let ordered = store.order_cut(to);
+    drop(state);
+    drop(store);
+    match ordered {
+        Ok(()) => {
+            tracing::info!(%epoch, %to, "this replica's log ends with what its master does not have: it is cut");
+            reopen(shared, Reopen::Cut);
+        }
+        Err(error) => {
+            let why = error.to_string();
+            tracing::error!(why, "this replica can't follow");
+            shared.lock().wrong = Some(why);
+            shared.pause(shared.options.timing.renewal());
+        }
+    }
+}
+
 /// Opens the store again. Comes back when it is open, or the member stops.
 fn reopen(shared: &Shared, why: Reopen) {
-    let Some(store) = shared.lock().store.take() else { return };
+    let store = {
+        let mut state = shared.lock();
+        // A master's store is given up with its role, and not before.
+        if why != Reopen::Ceased && state.core.master_of().is_some() {
+            return;
+        }
+        shared.set_store(&mut state, None)
+    };
+    let Some(store) = store else { return };
     let has_failed = store.is_poisoned();
+    if has_failed {
+        life::note_failure(&shared.env);
+    }
     // No more appends, and everybody who waits for one has an answer.
     store.abandon();
     drop(store);
@@ -148,11 +184,13 @@ fn reopen(shared: &Shared, why: Reopen) {
     let Some((store, me)) = open_again(shared, has_failed) else { return };
     let mut state = shared.lock();
     if state.core.me() != me {
+        // It may have become master meanwhile, by an answer that was late: of a life that is over.
+        drop(shared.tell_locked(&mut state, Event::Retire));
         let (seen, own) = (state.core.seen(), held(store.marks()));
         state.core = Core::new(me, shared.options.min_in_sync, seen, own);
         state.desk.look = true;
     }
-    state.store = Some(store);
+    shared.set_store(&mut state, Some(store));
     drop(state);
     shared.notify();
 }
@@ -225,19 +263,14 @@ fn give(shared: &Shared, epoch: Epoch, to: MemberId, until: Duration) {
     shared.service.hand_over(epoch);
     let end = store.marks().appended;
     let pause = shared.options.timing.beat() / 10;
-    let mut is_asked = false;
     while shared.leads(epoch) && shared.now() < until {
         let mut state = shared.lock();
         let set = state.core.in_sync();
         // Confirmed too: whoever waits for that is answered by this broker, and by no other.
         let has_all = is_confirmed(&store, end)
             && set.is_some_and(|set| set.effective().iter().any(|m| m.id == to && set.held(*m).is_some_and(|held| held.received >= end)));
-        let confirmed = if has_all && !is_asked {
-            is_asked = true;
-            shared.tell_locked(&mut state, Event::HandOver(to))
-        } else {
-            None
-        };
+        // Again and again: another change of the set may be under way.
+        let confirmed = if has_all { shared.tell_locked(&mut state, Event::HandOver(to)) } else { None };
         drop(state);
         confirm(confirmed);
         if !shared.pause(pause) {

@@ -107,11 +107,15 @@ impl Forwards {
     }
 
     /// Keeps a heartbeat: the next master is to know the client at once, and not after half a minute.
-    pub(super) fn remember(&self, connection: ConnectionId, frame: &Frame) {
+    pub(super) fn remember(&self, connection: &Connection, frame: &Frame) {
         if frame.body.len() <= HEARTBEAT_BYTES_MAX {
             // Copied: it would keep the whole receive buffer.
             let frame = Frame { header: frame.header.clone(), body: Bytes::copy_from_slice(&frame.body) };
-            self.heartbeats.lock().insert(connection, frame);
+            self.heartbeats.lock().insert(connection.id(), frame);
+            if connection.is_closed() {
+                // Its end has come before.
+                self.forget(connection.id());
+            }
         }
     }
 
@@ -133,9 +137,14 @@ impl Forwards {
         }
     }
 
+    /// A client takes its leave: the next master is not to know of it.
+    pub(super) fn forget(&self, connection: ConnectionId) {
+        self.heartbeats.lock().remove(&connection);
+    }
+
     pub(super) fn closed(&self, connection: ConnectionId) {
         self.ways.lock().remove(&connection);
-        self.heartbeats.lock().remove(&connection);
+        self.forget(connection);
     }
 
     fn begin(self: &Arc<Self>, connection: &Arc<Connection>) -> mpsc::Sender<Waiting> {
@@ -192,8 +201,6 @@ impl Forwards {
         master: &mut watch::Receiver<Master>,
     ) -> io::Result<()> {
         let (reader, mut writer) = stream.into_split();
-        // Seen now: what changes from here on ends it.
-        master.mark_unchanged();
         let remembered = self.heartbeats.lock().get(&connection.id()).cloned();
         if let Some(mut heartbeat) = remembered {
             // Its client has had its answer.

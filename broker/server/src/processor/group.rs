@@ -23,15 +23,21 @@ pub(super) const fn is_of_member(code: Code) -> bool {
     )
 }
 
+/// Answers on a thread of its own: a member whose disk hangs may take its time, and connections have to go on.
 pub(super) fn handle(member: &Arc<Member>, code: Code, frame: &Frame, reply: Reply) {
-    match code {
-        Code::GetBrokerHaStatus => reply.outcome(json(&ha_status(member))),
-        Code::GetBrokerEpochCache => reply.outcome(json(&epochs(member))),
-        Code::SluiceGroupStatus => reply.outcome(json(&group_status(member))),
-        Code::SluiceSwitchover => switch_over(member, frame, reply),
+    let (member, to) = (Arc::clone(member), frame.header.ext.get(SWITCHOVER_TO).map(str::to_owned));
+    let body = move || match code {
+        Code::GetBrokerHaStatus => reply.outcome(json(&ha_status(&member))),
+        Code::GetBrokerEpochCache => reply.outcome(json(&epochs(&member))),
+        Code::SluiceGroupStatus => reply.outcome(json(&group_status(&member))),
+        Code::SluiceSwitchover => reply.outcome(switch_over(&member, to.as_deref())),
         Code::SluiceElectUnclean => reply.outcome(ordered(member.stand_unclean())),
         Code::SluiceResync => reply.outcome(ordered(member.resync())),
         _ => reply.not_supported(),
+    };
+    // Without a thread the reply says by itself that it was dropped.
+    if let Err(error) = std::thread::Builder::new().name("group-request".to_owned()).spawn(body) {
+        tracing::error!(%error, "no thread for a request to a member of a group");
     }
 }
 
@@ -43,21 +49,11 @@ fn ordered(order: Result<(), String>) -> Outcome {
     order.map(|()| Answer::success()).map_err(|why| Failure::new(ResponseCode::SystemError, why))
 }
 
-/// On a thread of its own: it takes its time.
-fn switch_over(member: &Arc<Member>, frame: &Frame, reply: Reply) {
-    let to = match frame.header.ext.get(SWITCHOVER_TO).map(str::parse::<u32>).transpose() {
-        Ok(to) => to.map(MemberId),
-        Err(_) => return reply.outcome(Err(Failure::invalid("the field `to` is no member's number"))),
-    };
-    let member = Arc::clone(member);
-    let body = move || {
-        reply.outcome(match member.hand_over(to, SWITCHOVER_MAX) {
-            Ok(now) => Ok(Answer { remark: Some(format!("member {now} is master")), ..Answer::success() }),
-            Err(why) => Err(Failure::new(ResponseCode::SystemError, why)),
-        });
-    };
-    if let Err(error) = std::thread::Builder::new().name("switchover".to_owned()).spawn(body) {
-        tracing::error!(%error, "no thread for a switchover");
+fn switch_over(member: &Member, to: Option<&str>) -> Outcome {
+    let to = to.map(str::parse).transpose().map_err(|_| Failure::invalid("the field `to` is no member's number"))?;
+    match member.hand_over(to.map(MemberId), SWITCHOVER_MAX) {
+        Ok(now) => Ok(Answer { remark: Some(format!("member {now} is master")), ..Answer::success() }),
+        Err(why) => Err(Failure::new(ResponseCode::SystemError, why)),
     }
 }
 

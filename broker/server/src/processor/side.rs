@@ -108,10 +108,11 @@ impl BrokerSide {
 
     /// Keeps what a client says of itself for a master to come.
     pub(super) fn remember(&self, connection: &Arc<Connection>, frame: &Frame) {
-        if let Some(group) = &self.group
-            && frame.header.request_code() == Some(Code::HeartBeat)
-        {
-            group.forwards.remember(connection.id(), frame);
+        let Some(group) = &self.group else { return };
+        match frame.header.request_code() {
+            Some(Code::HeartBeat) => group.forwards.remember(connection, frame),
+            Some(Code::UnregisterClient) => group.forwards.forget(connection.id()),
+            _ => {}
         }
     }
 

@@ -137,8 +137,9 @@ impl Broker {
 
     /// Answers what is held.
     pub(super) fn close_delivery(&self) {
-        if let Self::Alone(alone) = self {
-            alone.delivery.close();
+        match self {
+            Self::Alone(alone) => alone.delivery.close(),
+            Self::Member { mastership, .. } => mastership.close_delivery(),
         }
     }
 

@@ -144,6 +144,13 @@ impl Mastership {
         self.naming_addresses.iter().enumerate().map(one).collect()
     }
 
+    /// Ends what a master has, with everything written that has to be: for a stop.
+    pub(super) fn close_delivery(&self) {
+        if let Some(tenure) = self.end() {
+            tenure.delivery.close();
+        }
+    }
+
     /// Takes the role away from clients' eyes; comes back with what it was done with.
     fn end(&self) -> Option<Tenure> {
         self.forwards.set_master(Master::Unknown);
@@ -165,7 +172,7 @@ impl Service for Mastership {
         let work = Arc::new(move |work: Box<dyn FnOnce() + Send>| drop(runtime.spawn(async move { work() })));
         let delivery =
             Delivery::open(Arc::clone(store), self.env.clone(), self.options.clone(), self.pushes.clone(), work).map_err(|error| error.to_string())?;
-        self.publish(&delivery)?;
+        self.publish(&delivery).inspect_err(|_| delivery.abandon())?;
         let go_on = watch::Sender::new(false);
         let registrations = self.register(&delivery, &go_on);
         self.side.begin(Arc::new(BrokerProcessor::new(Arc::clone(&delivery), self.local(), Arc::clone(&self.told))));
@@ -181,9 +188,7 @@ impl Service for Mastership {
     }
 
     fn hand_over(&self, _: Epoch) {
-        if let Some(tenure) = self.end() {
-            tenure.delivery.close();
-        }
+        self.close_delivery();
     }
 
     fn master_is(&self, master: Option<&(MemberId, String)>) {
