@@ -65,6 +65,8 @@ impl fmt::Display for Outcome {
     }
 }
 
+/// How long a group may still suffer from a fault that is over: an election, a recovery, a log to catch up with.
+const RECOVERY_NANOS: u64 = 30_000_000_000;
 /// How long the end of a run may take.
 const END: Duration = Duration::from_secs(300);
 
@@ -162,6 +164,7 @@ impl<'a> World<'a> {
         let mut events = self.history.take();
         events.sort_by_key(|event| event.done);
         if let Ok(path) = std::env::var("SLUICE_SIM_HISTORY") {
+            #[allow(clippy::disallowed_methods, reason = "a file of the one who looks for the cause, and none of the simulation")]
             let mut file = std::fs::File::create(path).unwrap_or_else(|error| panic!("the history's file: {error}"));
             events.iter().for_each(|event| drop(sluice_history::write(&mut file, event)));
         }
@@ -179,5 +182,5 @@ impl<'a> World<'a> {
 
 fn config(settings: &Settings) -> Config {
     let flush = if settings.is_sync() { Mode::Sync } else { Mode::Async };
-    Config { flush, replication: Mode::Sync, write_within: 30_000_000_000, ..Config::default() }
+    Config { flush, replication: Mode::Sync, write_within: RECOVERY_NANOS, delay_late_max: RECOVERY_NANOS, ..Config::default() }
 }
