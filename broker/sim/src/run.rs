@@ -65,6 +65,8 @@ impl fmt::Display for Outcome {
     }
 }
 
+/// How long a group may still suffer from a fault that is over: an election, a recovery, a log to catch up with.
+const RECOVERY_NANOS: u64 = 30_000_000_000;
 /// How long the end of a run may take.
 const END: Duration = Duration::from_secs(300);
 
@@ -191,5 +193,5 @@ impl<'a> World<'a> {
 
 fn config(settings: &Settings) -> Config {
     let flush = if settings.is_sync() { Mode::Sync } else { Mode::Async };
-    Config { flush, replication: Mode::Sync, write_within: 30_000_000_000, ..Config::default() }
+    Config { flush, replication: Mode::Sync, write_within: RECOVERY_NANOS, delay_late_max: RECOVERY_NANOS, ..Config::default() }
 }

@@ -1,5 +1,7 @@
 //! Each rule broken on purpose is found. What is not found shows where the simulation is too weak.
 
+#![allow(clippy::disallowed_methods, reason = "the page is a file of the repository")]
+
 use sluice_sim::{
     broken::{self, Broken, MINUTES},
     run::{Options, run},
