@@ -12,6 +12,7 @@ use sluice_env::sim::{
     Fault, FaultKind, Op,
     threads::{Halt, Sim, Timing as SimTiming},
 };
+use sluice_group::coordinator::Swapped;
 use sluice_history::{NodeEvent, What};
 use sluice_replication::{Epoch, GroupState, Incarnation, MemberId};
 use sluice_store::FlushMode;
@@ -345,10 +346,15 @@ fn a_master_without_coordinator_and_replicas_answers_no_reads_when_another_one_m
 fn a_deposed_master_ceases_also_when_its_disk_does_not_let_it_remember_why() {
     play(FlushMode::Sync, 1, |scene| {
         let (old, epoch) = (scene.the_master(), scene.state().epoch);
-        // Not for so long that it gives up by itself.
-        scene.brokers[old].pause(Duration::from_secs(12));
-        scene.another_serves(old, Duration::from_secs(8))?;
+        let next = MemberId(scene.others(old)[0] as u32 + 1);
         scene.brokers[old].disk().inject(Fault::once(Op::Rename, FaultKind::Eio));
+        // As if the other one had been elected while it was looking elsewhere: it learns of it by its next renewal, long before it would give up by itself.
+        let coordinator = scene.coordinator.of(9);
+        let elect = move || {
+            let now = coordinator.read(SECOND).expect("it answers").expect("there is a group");
+            coordinator.swap(Some(&now.version), &now.state.with_master(next, true), SECOND)
+        };
+        assert!(matches!(scene.sim.block_on(&scene.clients, "election", elect)?, Ok(Swapped::Done(_))));
         scene.until("an end of the old tenure", Duration::from_secs(15), || scene.history.has_ceased(old as u32 + 1, epoch.0))?;
         scene.await_whole()
     });
