@@ -4,7 +4,8 @@ use anyhow::{Context, Result};
 use std::{collections::BTreeSet, fs, path::Path};
 
 /// Document and heading below which each word in backticks that looks like a test's name is one. Other such words, of metrics for instance, stand elsewhere.
-const PLACES: [(&str, &str); 2] = [("ARCHITECTURE.md", "## Invariants"), ("docs/testing.md", "## Bugs of others")];
+const PLACES: [(&str, &str); 3] =
+    [("ARCHITECTURE.md", "## Invariants"), ("docs/testing.md", "## Bugs of others"), ("docs/replication.md", "## What happens when")];
 
 /// Names every test that is promised and is not among `sources`.
 pub(crate) fn check<'a>(root: &Path, sources: impl Iterator<Item = &'a str>, wrong: &mut Vec<String>) -> Result<()> {
