@@ -234,9 +234,8 @@ impl Mover {
             ip(&["-n", &self.brokers[from], "addr", "del", &service, "dev", "eth0"])?;
         }
         ip(&["-n", &self.brokers[to], "addr", "add", &service, "dev", "eth0"])?;
-        // There may be no entry to forget.
-        let _ = ip(&["-n", &self.clients, "neigh", "flush", "to", &SERVICE.to_string()]);
-        process::output(Command::new("ss").args(["-N", &self.clients, "-H", "-K", "dst", &SERVICE.to_string()]), DEADLINE).map(drop)
+        ip(&["-n", &self.clients, "neigh", "flush", "dev", "eth0"])?;
+        process::output(Command::new("ss").args(["-t", "-N", &self.clients, "-H", "-K", "dst", &SERVICE.to_string()]), DEADLINE).map(drop)
     }
 }
 

@@ -10,6 +10,9 @@ use anyhow::{Context, Result};
 use sluice_history::{Check, Report};
 use std::{fmt::Write as _, fs, path::Path, time::Duration};
 
+/// Clients notice a fault within this time: the silence that it brings has begun by then.
+const SOON_NANOS: u64 = 1_000_000_000;
+
 /// How long everything took, by fault.
 #[derive(Default)]
 pub(super) struct Times {
@@ -33,7 +36,7 @@ impl Times {
         let acks = scene.history.acks();
         let until = at.saturating_add(super::history::nanos(within));
         let of_producers: Vec<_> = acks.iter().copied().filter(|acked| PRODUCERS.contains(&acked.process)).collect();
-        let resumed = silence(&of_producers, at, until).map(|(_, end)| Duration::from_nanos(end.saturating_sub(at)));
+        let resumed = silence(&of_producers, at, until.min(at + SOON_NANOS)).map(|(_, end)| Duration::from_nanos(end.saturating_sub(at)));
         let gap = longest_gap(&acks, PRODUCERS, at, until);
         let has_new_master = scene.watch.newest_epoch() > epoch;
         println!(
@@ -130,7 +133,7 @@ one machine, each in a network namespace of its own; the group's address follows
 - *lost*, *reordered*, *two ackers*: violations of C1, of C4 and C5, and of C11 (docs/history-checks.md); all must be 0.
 - *by an isolated old master*: what it acknowledged to a client on its own machine after another one was known to be master; must be 0.
 - *longest gap*: the longest time that one client, which tried all the time, was without an acknowledgement.
-- *writes go on after*: from the fault to the end of the longest time in which no client had an acknowledgement.
+- *writes go on after*: from the fault to the end of the longest time without any acknowledgement among those that began within a second of the fault.
 
 "
     .to_owned();
