@@ -63,7 +63,7 @@ pub(crate) struct Arguments {
     /// Makes the mixture's order and its pauses repeatable
     #[arg(long, default_value_t = 1, value_name = "N")]
     seed: u64,
-    /// Writes docs/failover.md: each fault alone, as often as is usual there
+    /// Writes docs/failover.md: each fault alone, or those that are named, as often as is usual there
     #[arg(long)]
     write_docs: bool,
     /// Keeps logs, data and history
@@ -165,7 +165,7 @@ impl Run<'_> {
         }
         self.go(&fault.name(), |run, scene, times| {
             for _ in 0..runs {
-                run.one(fault, scene, true, times)?;
+                run.one(fault, scene, runs == 1, times)?;
             }
             Ok(())
         })
