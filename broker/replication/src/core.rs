@@ -175,7 +175,10 @@ impl Core {
         match (&self.role, &self.known) {
             (Role::Replica, Known::Empty) if self.seen == Seen::default() => Candidacy::Founder,
             (Role::Replica, Known::State(known))
-                if known.state.seen() == self.seen && (self.counts_in(&known.state) || broken("who is not in the set stands")) => Candidacy::Member(&known.state),
+                if known.state.seen() == self.seen && (self.counts_in(&known.state) || broken("who is not in the set stands")) =>
+            {
+                Candidacy::Member(&known.state)
+            }
             _ => Candidacy::No,
         }
     }

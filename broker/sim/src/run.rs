@@ -9,14 +9,14 @@ use crate::{
     node::{Node, Settings, name},
     work::{self, Work},
 };
-use sluice_env::{break_one, sim::threads::{Halt, Machine, Sim, Timing as SimTiming}};
+use sluice_env::{
+    break_one,
+    sim::threads::{Halt, Machine, Sim, Timing as SimTiming},
+};
 use sluice_history::{Checker, Config, Mode, Report, What};
 use sluice_replication::Timing;
 use sluice_store::FlushMode;
-use std::{
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 /// How a run is.
 #[derive(Clone, Debug)]

@@ -263,7 +263,9 @@ fn calm(scene: &mut Scene) -> Result<()> {
 
 /// What the isolated master told the client beside it after a new epoch was known, and whether there was one.
 fn told_by_old_master(scene: &Scene, struck: &Struck) -> (usize, bool) {
-    let Some((_, (_, begun))) = scene.watch.owners().into_iter().find(|(epoch, (index, _))| *epoch > struck.epoch && *index != struck.index) else { return (0, false) };
+    let Some((_, (_, begun))) = scene.watch.owners().into_iter().find(|(epoch, (index, _))| *epoch > struck.epoch && *index != struck.index) else {
+        return (0, false);
+    };
     let process = load::direct(struck.index);
     (scene.history.acks().iter().filter(|acked| acked.process == process && acked.done > begun).count(), true)
 }

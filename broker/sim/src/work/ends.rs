@@ -24,7 +24,10 @@ pub(super) fn hire(crew: &mut Crew<'_>) {
             let known = &mut told[queue as usize];
             if end < known.0 {
                 let (before, at, who) = known;
-                phase.found(format!("R1: queue {queue} ended at {before}, {who} said at {at} ns; asked at {invoke} ns, node {} of epoch {} says {end}", by.node, by.epoch));
+                phase.found(format!(
+                    "R1: queue {queue} ended at {before}, {who} said at {at} ns; asked at {invoke} ns, node {} of epoch {} says {end}",
+                    by.node, by.epoch
+                ));
             }
             *known = (end, client.history.now(), format!("node {} of epoch {}", by.node, by.epoch));
         }

@@ -2,7 +2,7 @@
 
 use super::{
     bed::{Bed, Place, SERVICE},
-    history::{History, Epochs, node},
+    history::{Epochs, History, node},
     load::{self, BROKER_PORT, QUEUES, TOPIC},
     watch::Watch,
 };
@@ -166,7 +166,8 @@ impl Scene {
     fn start_broker_with(&mut self, index: usize, before: &[&str]) -> Result<()> {
         let mut command = self.bed.command(Place::Broker(index));
         // Each process has mounts of its own: what it kept of the other brokers' disks could not lose power.
-        let others: String = (0..BROKERS).filter(|other| *other != index).map(|other| format!("umount '{}' 2>/dev/null; ", self.disks[other].mount_point().display())).collect();
+        let others: String =
+            (0..BROKERS).filter(|other| *other != index).map(|other| format!("umount '{}' 2>/dev/null; ", self.disks[other].mount_point().display())).collect();
         command.args(["sh", "-c", &format!("{others}exec \"$@\""), "sh"]).args(before).arg(&self.binary);
         command.args(["server", "--roles", "naming,broker", "--broker-vip-port", "off", "--http-port", "off", "--storage-segment-size", "16MiB"]);
         command.args(["--listen-address", "0.0.0.0", "--advertise-address", &SERVICE.to_string(), "--storage-flush", "sync", "--broker-name", NAME]);
@@ -260,7 +261,16 @@ impl Scene {
         let mut command = self.bed.command(Place::Etcd);
         let disks: String = self.disks.iter().map(|disk| format!("umount '{}' 2>/dev/null; ", disk.mount_point().display())).collect();
         command.args(["sh", "-c", &format!("{disks}exec \"$@\""), "sh", "etcd", "--name", "m", "--initial-cluster", &format!("m={peer}")]);
-        command.args(["--initial-advertise-peer-urls", &peer, "--listen-peer-urls", &peer, "--listen-client-urls", &client, "--advertise-client-urls", &client]);
+        command.args([
+            "--initial-advertise-peer-urls",
+            &peer,
+            "--listen-peer-urls",
+            &peer,
+            "--listen-client-urls",
+            &client,
+            "--advertise-client-urls",
+            &client,
+        ]);
         command.arg("--data-dir").arg(self.etcd_data());
         self.etcd = Some(Background::start(&mut command, &self.log("etcd"))?);
         let health = format!("{client}/health");

@@ -6,7 +6,9 @@ use super::{
 };
 use anyhow::{Context, Result};
 use parking_lot::Mutex;
-use sluice_client::{Client, ClientError, ClientOptions, Consumer, Message, Producer, PullRequest, PullStatus, QueueAddress, ReceivedMessage, Request, SendStatus};
+use sluice_client::{
+    Client, ClientError, ClientOptions, Consumer, Message, Producer, PullRequest, PullStatus, QueueAddress, ReceivedMessage, Request, SendStatus,
+};
 use sluice_history::{Consumed, Deliver, Drained, Fetched, Kind, Outcome, Queue, SendKind, Sent, Started, Value, Verdict, What};
 use sluice_protocol::{
     RequestCode, ResponseCode, TypedHeader,
@@ -155,7 +157,8 @@ fn value_of(body: &[u8]) -> Value {
 /// Whether a send that ended so is not stored, now or later. What a broker says while it loses its role is taken for not known.
 fn is_certain(error: &ClientError) -> bool {
     let refused = [ResponseCode::ServiceNotAvailable, ResponseCode::SystemBusy, ResponseCode::TopicNotExist].iter().any(|code| error.is_refusal(*code));
-    refused || matches!(error, ClientError::Unreachable { .. } | ClientError::Backlogged { .. } | ClientError::TopicNotFound { .. } | ClientError::NoQueue { .. })
+    refused
+        || matches!(error, ClientError::Unreachable { .. } | ClientError::Backlogged { .. } | ClientError::TopicNotFound { .. } | ClientError::NoQueue { .. })
 }
 
 /// One message after another, each again and again until it is acknowledged.
@@ -328,16 +331,7 @@ fn note_came(shared: &Shared, invoke: u64, process: u32, id: u32, message: &Rece
         clock: history::nanos(Duration::from_millis(u64::try_from(message.store_timestamp).unwrap_or_default())),
     };
     shared.history.op(invoke, process, What::Deliver(deliver));
-    let consumed = Consumed {
-        group: Group::new(GROUP)?,
-        queue,
-        offset,
-        value,
-        attempt: 0,
-        orderly: is_keyed,
-        verdict: Verdict::Success,
-        outcome: Outcome::Ok,
-    };
+    let consumed = Consumed { group: Group::new(GROUP)?, queue, offset, value, attempt: 0, orderly: is_keyed, verdict: Verdict::Success, outcome: Outcome::Ok };
     shared.history.op(shared.history.now(), process, What::Consumed(consumed));
     Ok(())
 }
@@ -346,12 +340,8 @@ async fn commit(shared: &Shared, consumer: &Consumer, process: u32, at: &QueueAd
     let invoke = shared.history.now();
     // It is taken into memory and written soon: whatever the answer is, nothing is promised yet.
     let _ = consumer.commit(TOPIC, at, next).await;
-    let place = sluice_history::Place {
-        group: Group::new(GROUP)?,
-        queue: queue(at.queue_id)?,
-        offset: QueueOffset(u64::try_from(next)?),
-        outcome: Outcome::Unknown,
-    };
+    let place =
+        sluice_history::Place { group: Group::new(GROUP)?, queue: queue(at.queue_id)?, offset: QueueOffset(u64::try_from(next)?), outcome: Outcome::Unknown };
     shared.history.op(invoke, process, What::Commit(place));
     Ok(())
 }

@@ -156,7 +156,8 @@ fn fresh(said: &Said) -> Option<&GroupStatus> {
 }
 
 fn newest_master(seen: &Seen) -> Option<(usize, u64)> {
-    let masters = seen.said.iter().enumerate().filter_map(|(index, said)| fresh(said).filter(|status| status.role == "master").map(|status| (index, status.epoch)));
+    let masters =
+        seen.said.iter().enumerate().filter_map(|(index, said)| fresh(said).filter(|status| status.role == "master").map(|status| (index, status.epoch)));
     masters.max_by_key(|(_, epoch)| *epoch)
 }
 

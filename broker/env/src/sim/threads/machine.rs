@@ -1,6 +1,12 @@
 //! A machine: threads that end together, one disk, one calendar clock.
 
-use super::{current, disk::{DiskPace, ThreadedDisk}, net::Network, run::LIMIT, scheduler::Scheduler};
+use super::{
+    current,
+    disk::{DiskPace, ThreadedDisk},
+    net::Network,
+    run::LIMIT,
+    scheduler::Scheduler,
+};
 use crate::{
     Clock, Env, JoinHandle, Monotonic, Spawn, WallTime,
     sim::{SimDisk, SimRng, clock::START_MILLIS, entropy::hash},
