@@ -3,8 +3,9 @@
 
 use sluice_client::{Admin, Client, ClientOptions, Consumer, Message, Producer, PullRequest, TopicSettings};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
+    io::{Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -110,6 +111,7 @@ struct Group {
     naming: Vec<u16>,
     port: u16,
     replication: Vec<u16>,
+    http: Vec<u16>,
     processes: Vec<Option<Process>>,
     service: Service,
     _etcd: Process,
@@ -122,7 +124,7 @@ impl Group {
         let three = || (0..3).map(|_| free_port()).collect::<Vec<_>>();
         let port = free_port();
         let service = Service::start(SocketAddr::from(([127, 0, 0, 9], port)), Self::place(0, port));
-        let mut group = Self { dir, etcd_port, naming: three(), port, replication: three(), processes: Vec::new(), service, _etcd: process };
+        let mut group = Self { dir, etcd_port, naming: three(), port, replication: three(), http: three(), processes: Vec::new(), service, _etcd: process };
         for index in 0..3 {
             let process = group.spawn(index);
             group.processes.push(Some(process));
@@ -154,7 +156,8 @@ impl Group {
         let members = Self::list(&self.replication, ",", |index, port| format!("{}={}", index + 1, Self::place(index, port)));
         let log = || File::options().create(true).append(true).open(self.log(index)).expect("a log");
         let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
-        command.env_clear().args(["server", "--broker-vip-port", "off", "--http-port", "off", "--storage-segment-size", "16MiB"]);
+        command.env_clear().args(["server", "--broker-vip-port", "off", "--storage-segment-size", "16MiB"]);
+        command.args(["--http-port", &self.http[index].to_string()]);
         command.args(["--listen-address", &Self::place(index, 0).ip().to_string(), "--advertise-address", "127.0.0.9"]);
         command.args(["--storage-flush", "sync", "--broker-name", "g", "--naming-addresses", &self.namesrv()]);
         command.args(["--naming-port", &self.naming[index].to_string(), "--broker-port", &self.port.to_string()]);
@@ -399,4 +402,25 @@ async fn when_the_last_member_of_the_set_is_gone_nobody_is_master_until_a_person
     assert_eq!(status.unclean_elections, Some(1));
     // What the lost one alone had acknowledged is gone, and that is told.
     assert_eq!(clients.read_all().await.len(), 2);
+}
+
+/// The names in a text that begin as the metrics of a group do.
+fn names(text: &str) -> BTreeSet<String> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    text.split(|c| !is_part(c)).filter(|word| word.starts_with("sluice_replication_")).map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_metrics_of_a_group_are_those_of_the_document() {
+    let Some(group) = Group::start() else { return };
+    let clients = Clients::new(&group).await;
+    let master = group.await_master(&clients.admin, 2).await;
+    let place = SocketAddr::new(Group::place(master, 0).ip(), group.http[master]);
+    let mut stream = TcpStream::connect(place).expect("it listens");
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").expect("written");
+    let mut served = String::new();
+    stream.read_to_string(&mut served).expect("read");
+    let document = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/replication.md")).expect("there");
+    assert_eq!(names(&served), names(&document));
+    assert!(served.contains("sluice_replication_in_sync_members 3") && served.contains("sluice_replication_is_master 1"), "{served}");
 }

@@ -11,7 +11,7 @@
 mod faults;
 mod ledger;
 mod load;
-mod power;
+pub(crate) mod power;
 mod short;
 
 use crate::{places, sluice};

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "a tool for developers lives outside of the product's seam: it uses the real clock, disk and processes")]
 
 mod bench;
+mod chaos;
 mod clients;
 mod crash;
 mod fuzz;
@@ -41,6 +42,8 @@ enum Task {
     Clients(clients::Arguments),
     /// Kills and power cuts under load: nothing acknowledged may be lost
     Crash(crash::Arguments),
+    /// Brokers of a group that are killed, paused, cut off, set back, …, under load: nothing acknowledged is lost, and writes go on soon
+    Chaos(chaos::Arguments),
     /// Clients that trickle, lie, inflate and never read: the others must not notice
     Hostile(hostile::Arguments),
     /// Sluice and Apache RocketMQ in turn under the same load; writes docs/benchmark.md
@@ -71,6 +74,7 @@ fn run() -> Result<()> {
         Task::Tidy => tidy::run(),
         Task::Clients(arguments) => clients::run(&arguments),
         Task::Crash(arguments) => crash::run(&arguments),
+        Task::Chaos(arguments) => chaos::run(&arguments),
         Task::Hostile(arguments) => hostile::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Flips => long::flips(),

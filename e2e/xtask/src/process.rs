@@ -93,7 +93,8 @@ impl Background {
         self.wait(deadline)
     }
 
-    fn signal(&self, signal: Signal) {
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
         if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
             // An error means that it is gone already.
             let _ = if self.grouped { kill_process_group(pid, signal) } else { kill_process(pid, signal) };

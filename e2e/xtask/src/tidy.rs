@@ -41,7 +41,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "sluice-cli",
         ],
     ),
-    ("xtask", &["sluice-types", "sluice-protocol", "sluice-client"]),
+    ("xtask", &["sluice-types", "sluice-protocol", "sluice-client", "sluice-history"]),
 ];
 
 const LINES_MAX: usize = 800;

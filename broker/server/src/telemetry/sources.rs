@@ -33,22 +33,26 @@ pub fn store_samples(status: &StoreStatus, samples: &mut Samples) {
 /// A member's part in its group.
 pub fn member_samples(status: &Status, samples: &mut Samples) {
     let mut gauge = |name, help: &str, value: f64| samples.gauge(name, help, &[], value);
-    gauge("sluice_group_epoch", "Newest epoch that this member of the group has seen.", status.seen.epoch.0 as f64);
-    gauge("sluice_group_is_master", "1 while this member is master of its group.", f64::from(u8::from(status.master_of.is_some())));
-    gauge("sluice_group_troubles", "Things about the group that a person should look at; `sluice broker status` names them.", status.troubles.len() as f64);
+    gauge("sluice_replication_epoch", "Newest epoch that this member of the group has seen.", status.seen.epoch.0 as f64);
+    gauge("sluice_replication_is_master", "1 while this member is master of its group.", f64::from(u8::from(status.master_of.is_some())));
+    gauge(
+        "sluice_replication_troubles",
+        "Things about the group that a person should look at; `sluice broker status` names them.",
+        status.troubles.len() as f64,
+    );
     if let Some(marks) = status.marks {
         let confirmed = marks.confirmed.min(marks.appended).0 as f64;
-        gauge("sluice_group_confirmed_offset_bytes", "Up to where every member of the in-sync set holds the log.", confirmed);
+        gauge("sluice_replication_confirmed_offset_bytes", "Up to where every member of the in-sync set holds the log.", confirmed);
     }
     if let Some(state) = &status.state {
-        gauge("sluice_group_in_sync_members", "Members of the in-sync set, the master included; told by the master.", state.in_sync.len() as f64);
+        gauge("sluice_replication_in_sync_members", "Members of the in-sync set, the master included; told by the master.", state.in_sync.len() as f64);
         let help = "Masters that have begun without any member of the in-sync set before: acknowledged records may be missing; told by the master.";
-        gauge("sluice_group_unclean_elections", help, state.unclean as f64);
+        gauge("sluice_replication_unclean_elections", help, state.unclean as f64);
     }
     for replica in &status.replicas {
         let member = replica.member.id.to_string();
         let behind = status.marks.map_or(0, |marks| replica.held.received.distance_to(marks.appended));
-        samples.gauge("sluice_group_replica_lag_bytes", "Log that a replica lacks; told by the master.", &[("member", member.as_str())], behind as f64);
+        samples.gauge("sluice_replication_replica_lag_bytes", "Log that a replica lacks; told by the master.", &[("member", member.as_str())], behind as f64);
     }
 }
 

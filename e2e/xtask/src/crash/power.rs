@@ -27,38 +27,55 @@ pub(super) fn possible() -> Result<bool> {
 }
 
 /// The mounted image; unmounted when this is dropped.
-pub(super) struct Disk {
+pub(crate) struct Disk {
     image: PathBuf,
     mount_point: PathBuf,
     mounted: bool,
+    frozen: bool,
 }
 
 impl Disk {
     /// Makes and mounts a sparse image of so many MiB under that name.
-    pub(super) fn make(folder: &Path, name: &str, mebibytes: u64) -> Result<Self> {
+    pub(crate) fn make(folder: &Path, name: &str, mebibytes: u64) -> Result<Self> {
         let image = folder.join(format!("{name}.ext4"));
         let mount_point = folder.join(name);
         fs::create_dir_all(&mount_point).with_context(|| format!("making {}", mount_point.display()))?;
         let file = File::create(&image).with_context(|| format!("making {}", image.display()))?;
         file.set_len(mebibytes << 20).with_context(|| format!("sizing {}", image.display()))?;
         process::run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image), DEADLINE)?;
-        let mut disk = Self { image, mount_point, mounted: false };
+        let mut disk = Self { image, mount_point, mounted: false, frozen: false };
         disk.mount()?;
         Ok(disk)
     }
 
     /// Where it is mounted.
-    pub(super) fn mount_point(&self) -> &Path {
+    pub(crate) fn mount_point(&self) -> &Path {
         &self.mount_point
     }
 
     /// The power goes: from now on every write and sync fails, and what was not synced is gone.
-    pub(super) fn cut(&self) -> Result<()> {
+    pub(crate) fn cut(&self) -> Result<()> {
         process::output(Command::new("xfs_io").args(["-x", "-c", "shutdown"]).arg(&self.mount_point), DEADLINE).map(drop)
     }
 
+    /// From now on every write and sync waits.
+    pub(crate) fn freeze(&mut self) -> Result<()> {
+        process::output(Command::new("fsfreeze").arg("-f").arg(&self.mount_point), DEADLINE)?;
+        self.frozen = true;
+        Ok(())
+    }
+
+    /// They wait no longer.
+    pub(crate) fn thaw(&mut self) -> Result<()> {
+        if self.frozen {
+            process::output(Command::new("fsfreeze").arg("-u").arg(&self.mount_point), DEADLINE)?;
+            self.frozen = false;
+        }
+        Ok(())
+    }
+
     /// The power is back: the file system is unmounted and mounted again from what the image holds.
-    pub(super) fn restore(&mut self) -> Result<()> {
+    pub(crate) fn restore(&mut self) -> Result<()> {
         self.unmount()?;
         self.mount()
     }

@@ -1,0 +1,291 @@
+//! `cargo xtask chaos`: three brokers of a group, etcd and clients as processes on machines of their own, and faults: nothing acknowledged is lost, no old
+//! master acknowledges, and writes go on soon.
+//!
+//! | file | what it does |
+//! | --- | --- |
+//! | `chaos/bed.rs` | machines: network namespaces, rules that drop packets, an address that moves |
+//! | `chaos/group.rs` | the processes and their disks |
+//! | `chaos/watch.rs` | who is master; moves the group's address there |
+//! | `chaos/load.rs` | producers and consumers |
+//! | `chaos/history.rs` | what they were told, for the judge in `broker/history` |
+//! | `chaos/faults.rs` | what goes wrong |
+//! | `chaos/report.rs` | tables |
+
+mod bed;
+mod faults;
+mod group;
+mod history;
+mod load;
+mod report;
+mod watch;
+
+use crate::{places, sluice};
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use faults::{Fault, Struck};
+use group::Scene;
+use load::Load;
+use report::{Row, Times};
+use sluice_history::{Check, Config, Mode, Report, What};
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Which faults, how often, how long.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    binary: sluice::Choice,
+    /// This fault alone; may be given several times. Without it a mixture of all
+    #[arg(long, value_name = "NAME", value_enum, hide_possible_values = true)]
+    fault: Vec<Fault>,
+    /// Each fault alone, one after another
+    #[arg(long)]
+    each: bool,
+    /// Names the faults
+    #[arg(long)]
+    faults_list: bool,
+    /// How often each fault is done, when it is alone
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: Option<u32>,
+    /// How long each fault lasts, in place of what is usual for it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: Option<u64>,
+    /// How long the mixture lasts
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=600))]
+    minutes: u64,
+    /// Makes the mixture's order and its pauses repeatable
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    seed: u64,
+    /// Writes docs/failover.md: each fault alone, or those that are named, as often as is usual there
+    #[arg(long)]
+    write_docs: bool,
+    /// Keeps logs, data and history
+    #[arg(long)]
+    keep: bool,
+}
+
+/// Between a whole group and the next fault.
+const CALM: Duration = Duration::from_millis(1500);
+/// Longest silence that is waited for after a fault.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// A write succeeds this long after a fault has been mended.
+const WRITE_WITHIN: Duration = Duration::from_secs(30);
+/// Undisturbed load before the end.
+const END: Duration = Duration::from_secs(3);
+/// What a run must have acknowledged to show anything, a second.
+const RATE_MIN: u64 = 20;
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.faults_list {
+        Fault::all().iter().for_each(|fault| println!("{:<18} {}", fault.name(), fault.about()));
+        return Ok(());
+    }
+    if !bed::possible()? {
+        return Ok(());
+    }
+    let binary = sluice::binary(&arguments.binary)?;
+    let folder = tempfile::Builder::new().prefix("sluice-chaos-").tempdir().context("making a temporary directory")?;
+    let outcome = run_in(arguments, &binary, folder.path());
+    if outcome.is_err() || arguments.keep {
+        eprintln!("logs, data and histories are kept in {}", folder.keep().display());
+    }
+    outcome
+}
+
+fn run_in(arguments: &Arguments, binary: &Path, folder: &Path) -> Result<()> {
+    let is_interrupted = watch_for_interrupts()?;
+    let mut complaints = Vec::new();
+    let alone: Vec<Fault> = match arguments.fault.as_slice() {
+        [] if arguments.each || arguments.write_docs => Fault::all().to_vec(),
+        some => some.to_vec(),
+    };
+    let mut rows = Vec::new();
+    println!("{}", report::HEAD);
+    for fault in &alone {
+        let runs = arguments.runs.unwrap_or(if arguments.write_docs { fault.runs() } else { 1 });
+        let run = Run { binary, folder: folder.join(fault.name()), is_interrupted: &is_interrupted, seconds: arguments.seconds, seed: arguments.seed };
+        let Some(row) = run.alone(*fault, runs).with_context(|| format!("with {}", fault.name()))? else { continue };
+        println!("{}", row.line());
+        complaints.extend(row.complaints());
+        rows.push(row);
+    }
+    if alone.is_empty() {
+        let run = Run { binary, folder: folder.join("mixture"), is_interrupted: &is_interrupted, seconds: arguments.seconds, seed: arguments.seed };
+        let row = run.mixture(Duration::from_secs(60 * arguments.minutes)).with_context(|| format!("in the mixture with seed {}", arguments.seed))?;
+        println!("{}", row.line());
+        complaints.extend(row.complaints());
+    }
+    ensure!(complaints.is_empty(), "chaos does harm:\n{}", complaints.join("\n"));
+    if arguments.write_docs {
+        report::write(&places::root().join("docs/failover.md"), &rows)?;
+    }
+    println!("chaos: nothing acknowledged was lost");
+    Ok(())
+}
+
+/// Set when somebody wants the run to end: namespaces and mounts must not stay behind.
+fn watch_for_interrupts() -> Result<Arc<AtomicBool>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let flag: Arc<AtomicBool> = Arc::default();
+    let set = flag.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting tokio")?;
+    let guard = runtime.enter();
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    drop(guard);
+    thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        });
+        set.store(true, Ordering::SeqCst);
+    });
+    Ok(flag)
+}
+
+/// A run on a bed of its own.
+struct Run<'a> {
+    binary: &'a Path,
+    folder: PathBuf,
+    is_interrupted: &'a Arc<AtomicBool>,
+    seconds: Option<u64>,
+    seed: u64,
+}
+
+impl Run<'_> {
+    /// One fault, again and again. `None`: this machine can't do it.
+    fn alone(&self, fault: Fault, runs: u32) -> Result<Option<Row>> {
+        if fault == Fault::ClockJump && !group::has_own_clocks()? {
+            return Ok(None);
+        }
+        self.go(&fault.name(), |run, scene, times| {
+            for _ in 0..runs {
+                run.one(fault, scene, runs == 1, times)?;
+            }
+            Ok(())
+        })
+        .map(Some)
+    }
+
+    /// All faults in an order that the seed decides, until the time is over.
+    fn mixture(&self, time: Duration) -> Result<Row> {
+        let mut random = Random::new(self.seed);
+        let mut faults: Vec<Fault> = Fault::all().to_vec();
+        if !group::has_own_clocks()? {
+            faults.retain(|fault| *fault != Fault::ClockJump);
+        }
+        self.go("mixture", |run, scene, times| {
+            let begun = Instant::now();
+            let mut left = Vec::new();
+            while begun.elapsed() < time {
+                if left.is_empty() {
+                    left = faults.clone();
+                }
+                let fault = left.swap_remove(random.below(left.len() as u64) as usize);
+                scene.pass(Duration::from_millis(random.below(2000)))?;
+                run.one(fault, scene, false, times).with_context(|| format!("with {}", fault.name()))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Load, what `work` does, a quiet end, and the judgement.
+    fn go(&self, name: &str, work: impl FnOnce(&Self, &mut Scene, &mut Times) -> Result<()>) -> Result<Row> {
+        let mut scene = Scene::start(self.binary, &self.folder, self.is_interrupted)?;
+        scene.history.note(What::Configure(config()));
+        let begun = Instant::now();
+        let load = Load::begin(&scene.history, &scene.namesrv(), &scene.clients, &scene.beside)?;
+        let mut times = Times::default();
+        let worked = work(self, &mut scene, &mut times).and_then(|()| scene.await_whole()).and_then(|_| scene.pass(END));
+        if let Err(error) = worked {
+            // What was acknowledged until then is worth a look all the same.
+            let judged = self.judge(name, &scene, begun.elapsed(), times, scene.watch.findings());
+            let found = judged.map_or_else(|error| format!("{error:#}"), |row| row.complaints().join("\n"));
+            bail!("{error:#}\nand so far:\n{found}");
+        }
+        let findings = load.end(&scene.clients)?;
+        let findings = [findings, scene.watch.findings()].concat();
+        self.judge(name, &scene, begun.elapsed(), times, findings)
+    }
+
+    fn judge(&self, name: &str, scene: &Scene, took: Duration, times: Times, findings: Vec<String>) -> Result<Row> {
+        let report: Report = scene.history.judge(&scene.epochs()?, &self.folder.join("history.jsonl"))?;
+        let mut complaints = findings;
+        complaints.extend(report.violations().iter().map(ToString::to_string));
+        for check in [Check::C1, Check::C2, Check::C4, Check::C5, Check::C11, Check::C13] {
+            if report.judged(check) == 0 {
+                complaints.push(format!("{check} had nothing to judge: the run has shown nothing"));
+            }
+        }
+        if report.counts.sends_ok < RATE_MIN * took.as_secs() {
+            complaints.push(format!("{} sends were acknowledged in {took:?}: too few to show anything", report.counts.sends_ok));
+        }
+        Ok(Row::new(name, &report, times, complaints))
+    }
+
+    /// One fault, from a whole group to a whole group.
+    fn one(&self, fault: Fault, scene: &mut Scene, is_alone: bool, times: &mut Times) -> Result<()> {
+        calm(scene)?;
+        scene.pass(CALM)?;
+        let lasts = self.seconds.map_or_else(|| fault.lasts(is_alone), Duration::from_secs);
+        let before = scene.history.now();
+        let struck = fault.strike(scene)?;
+        scene.pass(lasts)?;
+        let isolated = (fault == Fault::IsolateMaster).then(|| told_by_old_master(scene, &struck));
+        let (at, epoch) = (struck.at, struck.epoch);
+        struck.mend(fault, scene)?;
+        let whole = Instant::now();
+        scene.await_whole().context("after it was mended")?;
+        scene.pass(CALM)?;
+        times.add(fault, scene, at.max(before), SILENCE_MAX.min(lasts + whole.elapsed()), isolated, epoch);
+        if let Some((told, _)) = isolated.filter(|(told, _)| *told > 0) {
+            bail!("the old master, cut off from all others, acknowledged {told} messages after epoch {} had begun", scene.watch.newest_epoch());
+        }
+        Ok(())
+    }
+}
+
+/// A replica that has seen several changes of master within minutes waits longer before the next one. So it is started anew: each fault is to be the first one.
+fn calm(scene: &mut Scene) -> Result<()> {
+    scene.await_whole()?;
+    for index in scene.watch.hesitating() {
+        scene.kill(index);
+        scene.restart(index)?;
+        scene.await_whole()?;
+    }
+    Ok(())
+}
+
+/// What the isolated master told the client beside it after a new epoch was known, and whether there was one.
+fn told_by_old_master(scene: &Scene, struck: &Struck) -> (usize, bool) {
+    let Some((_, (_, begun))) = scene.watch.owners().into_iter().find(|(epoch, (index, _))| *epoch > struck.epoch && *index != struck.index) else {
+        return (0, false);
+    };
+    let process = load::direct(struck.index);
+    (scene.history.acks().iter().filter(|acked| acked.process == process && acked.done > begun).count(), true)
+}
+
+fn config() -> Config {
+    Config { flush: Mode::Sync, replication: Mode::Sync, write_within: history::nanos(WRITE_WITHIN), ..Config::default() }
+}
+
+/// A pseudo-random sequence (xorshift).
+struct Random(u64);
+
+impl Random {
+    fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    fn below(&mut self, below: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % below
+    }
+}
