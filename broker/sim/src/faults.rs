@@ -60,7 +60,7 @@ pub enum Fault {
     CoordinatorDown,
     /// The coordinator's answers are lost now and then.
     LostAnswers,
-    /// A replica is to be let into the set, but the request is late; meanwhile the master is cut off from the coordinator and from that replica. Only while one is missing.
+    /// A replica is to be let into the set, but the request is late; meanwhile the master is cut off from the coordinator and from that replica. Only while the set is whole.
     LateChange,
     /// The coordinator is set back to an object of before, and gets the newest one back in the end. Nothing else is broken meanwhile.
     SetBack,
@@ -98,6 +98,9 @@ impl Fault {
     }
 }
 
+/// Those by which most of what is broken is found: they come more often than the others.
+const POINTED: [Fault; 7] =
+    [Fault::KillAtChange, Fault::PowerCutAtChange, Fault::LateChange, Fault::WipeThenKill, Fault::Forsake, Fault::DiskError, Fault::PowerCutAll];
 /// So many faults at once at most.
 const AT_ONCE_MAX: usize = 3;
 
@@ -154,7 +157,11 @@ impl Plan {
     }
 
     fn break_one(&self, world: &World<'_>, number: usize, open: &mut Vec<Broken>) -> Result<bool, Halt> {
-        let kind = self.kinds[self.below(self.kinds.len() as u64) as usize];
+        let pointed: Vec<_> = self.kinds.iter().filter(|kind| POINTED.contains(kind)).collect();
+        let kind = match self.below(4) {
+            0 if !pointed.is_empty() => *pointed[self.below(pointed.len() as u64) as usize],
+            _ => self.kinds[self.below(self.kinds.len() as u64) as usize],
+        };
         let name = format!("{kind:?} {number}");
         let begun = world.history.now();
         let Some(mends) = self.begin(world, kind, open.is_empty())? else { return Ok(false) };

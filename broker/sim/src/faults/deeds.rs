@@ -73,7 +73,7 @@ impl Plan {
                 world.coordinator.lose_answers(400);
                 self.one(|world| world.coordinator.lose_answers(0))
             }
-            Fault::LateChange => return self.late_change(world, master),
+            Fault::LateChange => return self.late_change(world, master, replica),
             Fault::SetBack => {
                 let changes = 1 + self.below(3) as usize;
                 if !is_well || !self.is_whole(world) || world.coordinator.set_back(changes).is_none() {
@@ -200,17 +200,25 @@ impl Plan {
         Ok(Some(mends))
     }
 
-    fn late_change(&self, world: &World<'_>, master: usize) -> Result<Option<Mends>, Halt> {
-        let Some(state) = world.coordinator.state() else { return Ok(None) };
-        let n = world.brokers.len();
-        let missing = (0..n).find(|index| !state.in_sync.iter().any(|member| member.id.0 as usize == index + 1));
-        let Some(missing) = missing.filter(|_| (0..n).all(|index| world.node(index).is_some())) else { return Ok(None) };
+    /// A replica is cut off until it is let go; then it comes back, and that it is let in is late.
+    fn late_change(&self, world: &World<'_>, master: usize, replica: usize) -> Result<Option<Mends>, Halt> {
+        if !self.is_whole(world) {
+            return Ok(None);
+        }
+        let links = vec![(master, replica), (replica, master)];
+        let is_in = || world.coordinator.state().is_some_and(|state| state.in_sync.iter().any(|member| member.id.0 as usize == replica + 1));
+        let cut = self.cut(world, links.clone(), &[]);
+        let is_let_go = await_so(world, || !is_in())?;
+        cut.into_iter().for_each(|(_, heal)| heal(world));
+        if !is_let_go || world.master() != Some(master) {
+            return Ok(None);
+        }
         world.coordinator.hold_swaps();
         if !await_so(world, || world.coordinator.held_swaps() > 0)? {
             world.coordinator.deliver();
             return Ok(None);
         }
-        let mut mends = self.cut(world, vec![(master, missing), (missing, master)], &[]);
+        let mut mends = self.cut(world, links, &[]);
         // Who has asked looks, sees nothing changed, and after a while has no reason any more to ask again.
         world.pass(Duration::from_millis(3_000 + self.below(3_000)))?;
         mends.extend(self.cut(world, Vec::new(), &[master]));
