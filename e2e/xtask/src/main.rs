@@ -7,6 +7,7 @@ mod clients;
 mod crash;
 mod fuzz;
 mod generator;
+mod group;
 mod hostile;
 mod long;
 mod memory;
