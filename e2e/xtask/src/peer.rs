@@ -27,6 +27,9 @@ const ALONE: &str = "brokerId=0\nbrokerRole=ASYNC_MASTER\n";
 /// Waits for one slave. Since 5.0 the role alone does not: inSyncReplicas is 1 by default, which is the master itself.
 const MASTER: &str = "brokerId=0\nbrokerRole=SYNC_MASTER\ntotalReplicas=2\ninSyncReplicas=2\n";
 
+/// It learns from the name server where its master is: 5.5.0 forgets a configured haMasterAddress before it connects.
+const SLAVE: &str = "brokerId=1\nbrokerRole=SLAVE\n";
+
 /// A name server and a broker of Apache RocketMQ, or two; all of them end when this is dropped.
 pub(crate) struct Peer {
     _brokers: Vec<Background>,
@@ -45,10 +48,8 @@ impl Peer {
     /// Starts a master and a slave, both with synchronous flush: a send is acknowledged when the slave has it too.
     pub(crate) fn start_replicated(folder: &Path) -> Result<Self> {
         let (naming, namesrv) = naming(folder)?;
-        let port = places::free_port()?;
-        let master = start_as(folder, &namesrv, true, port, MASTER)?;
-        let role = format!("brokerId=1\nbrokerRole=SLAVE\nhaMasterAddress=127.0.0.1:{}\n", port + 1);
-        let slave = start_as(&folder.join("slave"), &namesrv, true, places::free_port()?, &role)?;
+        let master = start_as(folder, &namesrv, true, MASTER)?;
+        let slave = start_as(&folder.join("slave"), &namesrv, true, SLAVE)?;
         await_replicated(&namesrv).with_context(|| format!("the slave's log is {}", folder.join("slave/broker.log").display()))?;
         Ok(Self { _brokers: vec![slave, master], _naming: naming, namesrv })
     }
@@ -77,12 +78,13 @@ pub(crate) fn start_naming(folder: &Path, port: u16) -> Result<Background> {
 
 /// Starts its broker alone, and waits until the name server, whosoever that is, knows it.
 pub(crate) fn start_broker(folder: &Path, namesrv: &str, sync_flush: bool) -> Result<Background> {
-    start_as(folder, namesrv, sync_flush, places::free_port()?, ALONE)
+    start_as(folder, namesrv, sync_flush, ALONE)
 }
 
-/// Its broker at that port, which replicates at the next one, with these lines of configuration.
-fn start_as(folder: &Path, namesrv: &str, sync_flush: bool, port: u16, role: &str) -> Result<Background> {
+/// Its broker with these lines of configuration too.
+fn start_as(folder: &Path, namesrv: &str, sync_flush: bool, role: &str) -> Result<Background> {
     make_home(folder)?;
+    let port = places::free_port()?;
     let store = folder.join("store");
     let conf = folder.join("broker.conf");
     let flush = if sync_flush { "SYNC_FLUSH" } else { "ASYNC_FLUSH" };
