@@ -4,14 +4,17 @@
 //! | --- | --- |
 //! | `bench/alone.rs` | figures of Sluice that have no peer: starts, memory, backlog, many topics |
 //! | `bench/ceilings.rs` | measures the disk's syncs and the loopback's round trips |
+//! | `bench/replicated.rs` | with `--replicas`: one broker, a group of several, and RocketMQ with a slave; how a replica catches up |
 //! | `bench/report.rs` | docs/benchmark.md and its plot |
 
 mod alone;
 mod ceilings;
+mod replicated;
 mod report;
 
 use crate::{
     generator::{self, Report},
+    group::Group,
     peer::Peer,
     places,
     process::Background,
@@ -39,6 +42,12 @@ pub(crate) struct Arguments {
     /// Where data, the peer and the measured file lie; the disk under it is what is measured
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// In place of the rest: what it costs that so many replicas hold each message before it is acknowledged; writes docs/benchmark-replicated.md
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=8))]
+    replicas: Option<u32>,
+    /// How much a replica has missed when it comes back
+    #[arg(long, default_value_t = 5.0, value_name = "GIB", requires = "replicas")]
+    catch_up_gib: f64,
 }
 
 /// One load, the same for both brokers.
@@ -87,13 +96,20 @@ const WARM_UP_SECONDS: u32 = 10;
 /// The broker that has its turn; it ends when this is dropped.
 enum Contender {
     Sluice { _process: Background, namesrv: String },
+    Group(Group),
     Peer(Peer),
 }
 
 impl Contender {
+    fn sluice(binary: &Path, place: &Path, sync_flush: bool) -> Result<Self> {
+        let site = sluice::Site::new(binary, &place.join("data"), &place.join("sluice.log"), &["--storage-flush", if sync_flush { "sync" } else { "async" }])?;
+        Ok(Self::Sluice { _process: site.start()?, namesrv: site.namesrv() })
+    }
+
     fn namesrv(&self) -> &str {
         match self {
             Self::Sluice { namesrv, .. } => namesrv,
+            Self::Group(group) => group.namesrv(),
             Self::Peer(peer) => peer.namesrv(),
         }
     }
@@ -103,6 +119,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let binary = sluice::binary(&arguments.binary)?;
     let base = arguments.dir.clone().unwrap_or_else(std::env::temp_dir);
     let folder = tempfile::Builder::new().prefix("sluice-bench-").tempdir_in(&base).with_context(|| format!("making a directory in {}", base.display()))?;
+    if let Some(replicas) = arguments.replicas {
+        return replicated::run(arguments, replicas, &binary, folder.path());
+    }
     let mut table = Table::new(&SETTINGS);
     for round in 1..=arguments.rounds {
         // Between the brokers' turns, not once: a shared disk is not the same every minute.
@@ -143,19 +162,29 @@ impl Drop for Place {
 
 /// All loads of one kind of flush against one broker, freshly started.
 fn turn(arguments: &Arguments, binary: &Path, place: &Path, sync_flush: bool, is_peer: bool, table: &mut Table) -> Result<()> {
-    let contender = if is_peer {
-        Contender::Peer(Peer::start(place, sync_flush)?)
-    } else {
-        let site = sluice::Site::new(binary, &place.join("data"), &place.join("sluice.log"), &["--storage-flush", if sync_flush { "sync" } else { "async" }])?;
-        Contender::Sluice { _process: site.start()?, namesrv: site.namesrv() }
+    let (name, contender) = match is_peer {
+        true => ("RocketMQ", Contender::Peer(Peer::start(place, sync_flush)?)),
+        false => ("Sluice", Contender::sluice(binary, place, sync_flush)?),
     };
+    let settings = SETTINGS.iter().enumerate().filter(|(_, setting)| setting.sync_flush == sync_flush);
+    loads(arguments, binary, &contender, name, settings, |index, measured| table.add(index, is_peer, measured))
+}
+
+/// These loads, one after the other, against who has just been started.
+fn loads<'a>(
+    arguments: &Arguments,
+    binary: &Path,
+    contender: &Contender,
+    name: &str,
+    settings: impl Iterator<Item = (usize, &'a Setting)>,
+    mut add: impl FnMut(usize, Measured),
+) -> Result<()> {
     // A virtual machine compiles what it runs often: nobody shall be measured cold.
     load(binary, contender.namesrv(), &WARM_UP, "warm-up", WARM_UP_SECONDS)?;
-    for (index, setting) in SETTINGS.iter().enumerate().filter(|(_, setting)| setting.sync_flush == sync_flush) {
+    for (index, setting) in settings {
         let measured = load(binary, contender.namesrv(), setting, &format!("load-{index}"), arguments.seconds)?;
-        let name = if is_peer { "RocketMQ" } else { "Sluice" };
         println!("bench: {name}: {}: {:.0} messages/s, p50 {:.0} us, p99 {:.0} us", setting.name, measured.rate, measured.p50_us, measured.p99_us);
-        table.add(index, is_peer, measured);
+        add(index, measured);
     }
     Ok(())
 }

@@ -28,11 +28,16 @@ impl Report {
     }
 }
 
-/// Runs `sluice bench` with these words, a space between two.
-pub(crate) fn run(binary: &Path, namesrv: &str, words: &str, deadline: Duration) -> Result<Report> {
+/// `sluice bench` with these words, a space between two.
+pub(crate) fn command(binary: &Path, namesrv: &str, words: &str) -> Command {
     let mut command = Command::new(binary);
     command.arg("bench").args(words.split(' ')).args(["--namesrv", namesrv, "--output", "json"]);
-    let text = process::output(&mut command, deadline)?;
+    command
+}
+
+/// Runs it to its end.
+pub(crate) fn run(binary: &Path, namesrv: &str, words: &str, deadline: Duration) -> Result<Report> {
+    let text = process::output(&mut command(binary, namesrv, words), deadline)?;
     serde_json::from_str(&text).with_context(|| format!("reading what sluice bench printed: {text}"))
 }
 

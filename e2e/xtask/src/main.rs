@@ -8,6 +8,7 @@ mod clients;
 mod crash;
 mod fuzz;
 mod generator;
+mod group;
 mod hostile;
 mod long;
 mod memory;

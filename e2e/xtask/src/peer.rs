@@ -1,8 +1,8 @@
 //! Apache RocketMQ from its Maven packages, to compare with.
 
 use crate::{clients, places, process::Background};
-use anyhow::{Context, Result};
-use sluice_client::{Admin, Client, ClientOptions};
+use anyhow::{Context, Result, bail};
+use sluice_client::{Admin, Client, ClientError, ClientOptions, Message, Producer, SendStatus, TopicSettings};
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
@@ -22,9 +22,17 @@ const OPENS: [&str; 4] = [
     "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED",
 ];
 
-/// A name server and a broker of Apache RocketMQ; both end when this is dropped.
+/// A broker without slaves.
+const ALONE: &str = "brokerId=0\nbrokerRole=ASYNC_MASTER\n";
+/// Waits for one slave. Since 5.0 the role alone does not: inSyncReplicas is 1 by default, which is the master itself.
+const MASTER: &str = "brokerId=0\nbrokerRole=SYNC_MASTER\ntotalReplicas=2\ninSyncReplicas=2\n";
+
+/// It learns from the name server where its master is: 5.5.0 forgets a configured haMasterAddress before it connects.
+const SLAVE: &str = "brokerId=1\nbrokerRole=SLAVE\n";
+
+/// A name server and a broker of Apache RocketMQ, or two; all of them end when this is dropped.
 pub(crate) struct Peer {
-    _broker: Background,
+    _brokers: Vec<Background>,
     _naming: Background,
     namesrv: String,
 }
@@ -32,17 +40,30 @@ pub(crate) struct Peer {
 impl Peer {
     /// Starts both with their files in `folder`. `sync_flush`: a send is acknowledged after its flush.
     pub(crate) fn start(folder: &Path, sync_flush: bool) -> Result<Self> {
-        let port = places::free_port()?;
-        let namesrv = format!("127.0.0.1:{port}");
-        let naming = start_naming(folder, port)?;
+        let (naming, namesrv) = naming(folder)?;
         let broker = start_broker(folder, &namesrv, sync_flush)?;
-        Ok(Self { _broker: broker, _naming: naming, namesrv })
+        Ok(Self { _brokers: vec![broker], _naming: naming, namesrv })
+    }
+
+    /// Starts a master and a slave, both with synchronous flush: a send is acknowledged when the slave has it too.
+    pub(crate) fn start_replicated(folder: &Path) -> Result<Self> {
+        let (naming, namesrv) = naming(folder)?;
+        let master = start_as(folder, &namesrv, true, MASTER)?;
+        let slave = start_as(&folder.join("slave"), &namesrv, true, SLAVE)?;
+        await_replicated(&namesrv).with_context(|| format!("the slave's log is {}", folder.join("slave/broker.log").display()))?;
+        Ok(Self { _brokers: vec![slave, master], _naming: naming, namesrv })
     }
 
     /// The name server's address.
     pub(crate) fn namesrv(&self) -> &str {
         &self.namesrv
     }
+}
+
+/// Its name server at a free port, and the address.
+fn naming(folder: &Path) -> Result<(Background, String)> {
+    let port = places::free_port()?;
+    Ok((start_naming(folder, port)?, format!("127.0.0.1:{port}")))
 }
 
 /// Starts its name server alone.
@@ -57,6 +78,11 @@ pub(crate) fn start_naming(folder: &Path, port: u16) -> Result<Background> {
 
 /// Starts its broker alone, and waits until the name server, whosoever that is, knows it.
 pub(crate) fn start_broker(folder: &Path, namesrv: &str, sync_flush: bool) -> Result<Background> {
+    start_as(folder, namesrv, sync_flush, ALONE)
+}
+
+/// Its broker with these lines of configuration too.
+fn start_as(folder: &Path, namesrv: &str, sync_flush: bool, role: &str) -> Result<Background> {
     make_home(folder)?;
     let port = places::free_port()?;
     let store = folder.join("store");
@@ -66,9 +92,9 @@ pub(crate) fn start_broker(folder: &Path, namesrv: &str, sync_flush: bool) -> Re
     write(
         &conf,
         &format!(
-            "brokerClusterName=Peer\nbrokerName=peer-a\nbrokerId=0\nnamesrvAddr={namesrv}\nbrokerIP1=127.0.0.1\nbrokerIP2=127.0.0.1\n\
+            "brokerClusterName=Peer\nbrokerName=peer-a\n{role}namesrvAddr={namesrv}\nbrokerIP1=127.0.0.1\nbrokerIP2=127.0.0.1\n\
              listenPort={port}\nhaListenPort={}\nstorePathRootDir={store}\nstorePathCommitLog={store}/commitlog\nflushDiskType={flush}\n\
-             brokerRole=ASYNC_MASTER\nautoCreateTopicEnable=true\nenablePropertyFilter=true\ndiskMaxUsedSpaceRatio=95\n\
+             autoCreateTopicEnable=true\nenablePropertyFilter=true\ndiskMaxUsedSpaceRatio=95\n\
              transactionTimeOut=5000\ntransactionCheckInterval=5000\n",
             port + 1,
             store = store.display(),
@@ -95,15 +121,32 @@ fn java(folder: &Path, library: &Path, heap: &str, class: &str, conf: &Path, log
 
 /// A broker listens some time before the name server knows it.
 fn await_registered(namesrv: &str) -> Result<()> {
+    asked(namesrv, "the broker has not registered", async |client| Admin::new(client).masters(None).await.map(|_| true))
+}
+
+/// The slave connects some time after it has registered; until then what is sent waits for it in vain.
+fn await_replicated(namesrv: &str) -> Result<()> {
+    let settings = TopicSettings { topic: "replicated".to_owned(), read_queues: 1, write_queues: 1, perm: 6, order: false, attributes: Vec::new() };
+    asked(namesrv, "the slave does not replicate", async |client| {
+        let admin = Admin::new(client.clone());
+        admin.create_topic(&admin.masters(None).await?, &settings).await?;
+        let receipt = Producer::new(client, "replicated")?.send(&Message::new("replicated", b"?".to_vec())).await?;
+        Ok(receipt.status == SendStatus::Stored)
+    })
+}
+
+/// Asks until the answer is yes.
+fn asked(namesrv: &str, what: &'static str, question: impl AsyncFn(Client) -> Result<bool, ClientError>) -> Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build().context("starting tokio")?;
     runtime.block_on(async {
-        let admin = Admin::new(Client::new(namesrv, ClientOptions::default())?);
+        let client = Client::new(namesrv, ClientOptions::default())?;
         let end = Instant::now() + START;
         loop {
-            match admin.masters(None).await {
-                Ok(_) => return Ok(()),
-                Err(error) if Instant::now() > end => return Err(error).context("the broker has not registered"),
-                Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+            match question(client.clone()).await {
+                Ok(true) => return Ok(()),
+                Ok(false) if Instant::now() > end => bail!("{what} after {START:?}"),
+                Err(error) if Instant::now() > end => return Err(error).context(what),
+                Ok(false) | Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
             }
         }
     })

@@ -11,7 +11,7 @@ use std::{
 };
 
 /// Longest time from start to listening, recovery included.
-const START: Duration = Duration::from_secs(60);
+pub(crate) const START: Duration = Duration::from_secs(60);
 
 /// Longest time for an orderly stop.
 const STOP: Duration = Duration::from_secs(30);
@@ -55,14 +55,14 @@ pub(crate) fn stop(running: &mut Background) -> Result<()> {
 }
 
 /// `sluice server` for this machine alone, without metrics and health.
-fn server(binary: &Path, data: &Path) -> Command {
+pub(crate) fn server(binary: &Path, data: &Path) -> Command {
     let mut command = Command::new(binary);
     command.arg("server").arg("--data-dir").arg(data).args(["--listen-address", "127.0.0.1", "--http-port", "off"]);
     command
 }
 
 /// Starts it and waits until it listens.
-fn start(command: &mut Command, log: &Path, ports: &[u16]) -> Result<Background> {
+pub(crate) fn start(command: &mut Command, log: &Path, ports: &[u16]) -> Result<Background> {
     let mut running = Background::start(command, log)?;
     for port in ports {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, *port));

@@ -70,7 +70,7 @@ impl Row {
     }
 }
 
-fn word(met: bool, goal: &str) -> String {
+pub(super) fn word(met: bool, goal: &str) -> String {
     format!("{goal} ({})", if met { "met" } else { "missed" })
 }
 
@@ -119,7 +119,7 @@ fn markdown(rows: &[Row], ceilings: &Ceilings, figures: &[Figure], rounds: u32, 
     Ok(text)
 }
 
-fn times(measured: &Measured) -> String {
+pub(super) fn times(measured: &Measured) -> String {
     format!("{} | {}", time(measured.p50_us), time(measured.p99_us))
 }
 
