@@ -24,7 +24,7 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -123,7 +123,7 @@ impl Node {
     }
 
     fn run(self: &Arc<Self>, coordinator: Arc<dyn sluice_group::coordinator::Coordinator>) {
-        let service: Arc<dyn Service> = Arc::new(Serving(self.clone()));
+        let service: Arc<dyn Service> = Arc::new(Serving(Arc::downgrade(self)));
         let member = loop {
             match Member::start(self.env.clone(), self.options(), coordinator.clone(), service.clone(), &RecoveryProgress::default()) {
                 Ok(member) => break member,
@@ -308,7 +308,9 @@ pub(crate) fn topic(name: &str) -> Topic {
 }
 
 /// What a master does with its log here.
-struct Serving(Arc<Node>);
+///
+/// Weak: the node has the member, and the member this; a run's disks would never be given back.
+struct Serving(Weak<Node>);
 
 struct NoPushes;
 
@@ -322,7 +324,7 @@ impl ClientPush for NoPushes {
 
 impl Service for Serving {
     fn open(&self, epoch: Epoch, store: &Arc<Store>) -> Result<(), String> {
-        let node = &self.0;
+        let Some(node) = self.0.upgrade() else { return Err("the broker has ended".to_owned()) };
         let env = node.env.clone();
         let spawn = env.spawn.clone();
         let work = Arc::new(move |work: Box<dyn FnOnce() + Send>| drop(spawn.thread("work", work)));
@@ -335,14 +337,16 @@ impl Service for Serving {
     }
 
     fn close(&self, epoch: Epoch) {
-        let Some((_, delivery)) = self.0.master.lock().take() else { return };
-        self.0.history.node(self.0.id, NodeEvent::Ceased { epoch: epoch.0 });
+        let Some(node) = self.0.upgrade() else { return };
+        let Some((_, delivery)) = node.master.lock().take() else { return };
+        node.history.node(node.id, NodeEvent::Ceased { epoch: epoch.0 });
         delivery.abandon();
     }
 
     fn hand_over(&self, epoch: Epoch) {
-        let Some((_, delivery)) = self.0.master.lock().take() else { return };
-        self.0.history.node(self.0.id, NodeEvent::Ceased { epoch: epoch.0 });
+        let Some(node) = self.0.upgrade() else { return };
+        let Some((_, delivery)) = node.master.lock().take() else { return };
+        node.history.node(node.id, NodeEvent::Ceased { epoch: epoch.0 });
         delivery.close();
     }
 

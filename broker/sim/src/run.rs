@@ -170,6 +170,8 @@ impl<'a> World<'a> {
         crew.phase.drain();
         self.sim.run_until(END, || crew.phase.is_idle())?;
         crew.note_drained();
+        // The last commits are written, and every broker has heard of it.
+        self.pass(Duration::from_secs(3))?;
         digest::write(self)?;
         let mut checker = Checker::default();
         let mut events = self.history.take();

@@ -32,7 +32,7 @@ pub const ALL: &[Work] = &[
     usual("plain", plain::hire),
     usual("ends", ends::hire),
     usual("delayed", delayed::hire),
-    usual("orderly", orderly::hire),
+    only_named("orderly", orderly::hire),
     only_named("rebalance", rebalance::hire),
 ];
 
