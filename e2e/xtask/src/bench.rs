@@ -96,7 +96,7 @@ const WARM_UP_SECONDS: u32 = 10;
 /// The broker that has its turn; it ends when this is dropped.
 enum Contender {
     Sluice { _process: Background, namesrv: String },
-    Group(Group),
+    Group(Box<Group>),
     Peer(Peer),
 }
 
