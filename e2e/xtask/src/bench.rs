@@ -94,10 +94,9 @@ const WARM_UP: Setting = one_by_one("warm-up", false, 8, 32);
 const WARM_UP_SECONDS: u32 = 10;
 
 /// The broker that has its turn; it ends when this is dropped.
-#[allow(clippy::large_enum_variant, reason = "there is one at a time")]
 enum Contender {
     Sluice { _process: Background, namesrv: String },
-    Group(Group),
+    Group(Box<Group>),
     Peer(Peer),
 }
 

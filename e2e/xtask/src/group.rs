@@ -57,6 +57,7 @@ impl Group {
             group.start_member(index)?;
         }
         group.await_in_sync(group.members.len() - 1)?;
+        group.await_registered()?;
         Ok(group)
     }
 
@@ -85,6 +86,18 @@ impl Group {
     pub(crate) fn status(&self, index: usize) -> Result<GroupStatus> {
         let place = format!("127.0.0.1:{}", self.members[index].broker);
         self.runtime.block_on(self.admin.group_status(&place)).with_context(|| format!("asking the broker at {place} how the group is"))
+    }
+
+    /// Waits until the name server knows the master too, which comes after its election.
+    fn await_registered(&self) -> Result<()> {
+        let end = Instant::now() + START;
+        loop {
+            match self.runtime.block_on(self.admin.masters(None)) {
+                Ok(_) => return Ok(()),
+                Err(error) if Instant::now() > end => return Err(error).context("the group's master has not registered"),
+                Err(_) => thread::sleep(POLL),
+            }
+        }
     }
 
     /// Waits until there is a master with so many replicas in sync, no more and no fewer, and says which it is.

@@ -299,7 +299,11 @@ impl Shared {
                 state.pace.follows(now, master, epoch);
                 Self::follow(state, Some((master, epoch)));
             }
-            Action::Confirm(held) => *confirmed = Some(held),
+            Action::Confirm(held) => {
+                *confirmed = Some(held);
+                // Thousands of times a second; nobody waits here for how far the log is confirmed.
+                return Ok(());
+            }
             Action::Alarm(set_back) => {
                 if state.alarm.replace(set_back) != Some(set_back) {
                     tracing::error!(%set_back, "this broker stands still as far as its group goes");

@@ -60,7 +60,7 @@ pub(super) fn run(arguments: &Arguments, replicas: u32, binary: &Path, folder: &
             let place = Place::new(folder, &format!("{round}-{side}"))?;
             let contender = match side {
                 0 => Contender::sluice(binary, &place.0, true)?,
-                1 => Contender::Group(Group::start(binary, &place.0, replicas + 1)?),
+                1 => Contender::Group(Box::new(Group::start(binary, &place.0, replicas + 1)?)),
                 _ => Contender::Peer(Peer::start_replicated(&place.0)?),
             };
             loads(arguments, binary, &contender, name, SETTINGS.iter().enumerate(), |index, measured| runs[side][index].push(measured))?;
