@@ -82,10 +82,10 @@ const PIECE_BYTES: usize = 1 << 20;
 
 /// Gives a replica all that it needs to have this log from where it begins now.
 fn give_whole(shared: &Arc<Shared>, link: &mut Link, take: &Take) -> Result<(), GiveError> {
-    let (options, patience) = (&shared.options, shared.options.timing.lease);
+    let patience = shared.options.timing.lease;
     let mut refuse = |why: String| Ok(link.sender.send(&Message::Refusal(Refusal { state: None, why }), patience)?);
-    if (take.version, &take.cluster, &take.group) != (VERSION, &options.cluster, &options.group) {
-        return refuse(format!("this is group {} of cluster {}, version {VERSION}", options.group, options.cluster));
+    if let Some(why) = is_elsewhere(shared, take.version, &take.cluster, &take.group) {
+        return refuse(why);
     }
     let Some((state, store)) = shared.state().zip(shared.lock().store.clone()) else {
         return refuse("this broker is not master".to_owned());
@@ -127,13 +127,18 @@ enum GiveError {
     Read(#[from] ReadError),
 }
 
+/// What to tell one who means another group, or speaks another version.
+fn is_elsewhere(shared: &Shared, version: u16, cluster: &str, group: &str) -> Option<String> {
+    let own = &shared.options;
+    let is_here = (version, cluster, group) == (VERSION, own.cluster.as_str(), own.group.as_str());
+    (!is_here).then(|| format!("this is group {} of cluster {}, version {VERSION}", own.group, own.cluster))
+}
+
 /// Answers one member's questions until it asks no more.
 fn answer(shared: &Shared, link: &mut Link, mut ask: Ask) -> Result<(), LinkError> {
     let patience = shared.options.timing.lease;
     loop {
-        let (version, cluster, group) = (ask.version, ask.cluster, ask.group);
-        if (version, &cluster, &group) != (VERSION, &shared.options.cluster, &shared.options.group) {
-            let why = format!("this is group {} of cluster {}, version {VERSION}", shared.options.group, shared.options.cluster);
+        if let Some(why) = is_elsewhere(shared, ask.version, &ask.cluster, &ask.group) {
             return link.sender.send(&Message::Refusal(Refusal { state: None, why }), patience);
         }
         link.sender.send(&Message::Answer(shared.answer()), patience)?;

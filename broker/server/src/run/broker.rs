@@ -167,16 +167,7 @@ impl Alone {
     }
 
     fn publish(&self, table: Option<&Arc<RouteTable>>) -> Result<(), sluice_naming::RouteError> {
-        let local = local(&self.identity, self.advertised);
-        let here = table.map(|table| local.listener(Arc::clone(table)));
-        let elsewhere = Arc::clone(&self.told);
-        self.delivery.topics().set_listener(Arc::new(move |change, version| {
-            if let Some(here) = &here {
-                here(change, version);
-            }
-            elsewhere.changed();
-        }));
-        table.map_or(Ok(()), |table| local.register(table, &self.delivery))
+        publish(&local(&self.identity, self.advertised), &self.delivery, &self.told, table)
     }
 
     fn register(&self, addresses: &[String], stop: &watch::Receiver<bool>) -> Vec<JoinHandle<()>> {
@@ -195,8 +186,26 @@ impl Alone {
     }
 }
 
+/// Makes a broker's topics known, now and whenever one changes: at once in this process's own name server, if there is one, and to those elsewhere by `told`.
+pub(super) fn publish(
+    local: &LocalBroker,
+    delivery: &Arc<Delivery>,
+    told: &Arc<Told>,
+    table: Option<&Arc<RouteTable>>,
+) -> Result<(), sluice_naming::RouteError> {
+    let here = table.map(|table| local.listener(Arc::clone(table)));
+    let elsewhere = Arc::clone(told);
+    delivery.topics().set_listener(Arc::new(move |change, version| {
+        if let Some(here) = &here {
+            here(change, version);
+        }
+        elsewhere.changed();
+    }));
+    table.map_or(Ok(()), |table| local.register(table, delivery))
+}
+
 /// Who clients are told that this is.
-fn local(identity: &BrokerIdentity, advertised: SocketAddr) -> LocalBroker {
+pub(super) fn local(identity: &BrokerIdentity, advertised: SocketAddr) -> LocalBroker {
     LocalBroker {
         cluster: identity.cluster.clone(),
         name: identity.name.clone(),

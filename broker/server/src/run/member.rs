@@ -2,7 +2,7 @@
 
 use super::{
     RunError,
-    broker::{advertised, delivery_options, store_options},
+    broker::{advertised, delivery_options, local, publish, store_options},
     registration::Registration,
     stores::Places,
 };
@@ -113,20 +113,11 @@ impl Mastership {
 
     /// Clients are told that this is the group, whoever is master.
     fn local(&self) -> LocalBroker {
-        LocalBroker { cluster: self.identity.cluster.clone(), name: self.identity.name.clone(), id: 0, address: self.advertised.to_string() }
+        local(&BrokerIdentity { id: 0, ..self.identity.clone() }, self.advertised)
     }
 
     fn publish(&self, delivery: &Arc<Delivery>) -> Result<(), String> {
-        let local = self.local();
-        let here = self.table.get().map(|table| local.listener(Arc::clone(table)));
-        let elsewhere = Arc::clone(&self.told);
-        delivery.topics().set_listener(Arc::new(move |change, version| {
-            if let Some(here) = &here {
-                here(change, version);
-            }
-            elsewhere.changed();
-        }));
-        self.table.get().map_or(Ok(()), |table| local.register(table, delivery).map_err(|error| error.to_string()))
+        publish(&self.local(), delivery, &self.told, self.table.get()).map_err(|error| error.to_string())
     }
 
     fn register(&self, delivery: &Arc<Delivery>, go_on: &watch::Sender<bool>) -> Vec<JoinHandle<()>> {
