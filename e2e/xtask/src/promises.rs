@@ -9,8 +9,12 @@ const PLACES: [(&str, &str); 3] =
 
 /// Names every test that is promised and is not among `sources`.
 pub(crate) fn check<'a>(root: &Path, sources: impl Iterator<Item = &'a str>, wrong: &mut Vec<String>) -> Result<()> {
+    check_places(root, &PLACES, sources, wrong)
+}
+
+fn check_places<'a>(root: &Path, places: &[(&str, &str)], sources: impl Iterator<Item = &'a str>, wrong: &mut Vec<String>) -> Result<()> {
     let tests: BTreeSet<&str> = sources.flat_map(tests).collect();
-    for (document, heading) in PLACES {
+    for (document, heading) in places {
         let text = fs::read_to_string(root.join(document)).with_context(|| format!("reading {document}"))?;
         let promised = promised(&text, heading);
         if promised.is_empty() {
@@ -67,7 +71,8 @@ mod tests {
         fs::write(folder.path().join("ARCHITECTURE.md"), "# A\n## Invariants\n`it_is_there`").expect("written");
         fs::write(folder.path().join("docs/testing.md"), "# T\n## Bugs of others\n`it_is_gone`").expect("written");
         let mut wrong = Vec::new();
-        check(folder.path(), ["#[test]\nfn it_is_there() {}"].into_iter(), &mut wrong).expect("readable");
+        let places = [("ARCHITECTURE.md", "## Invariants"), ("docs/testing.md", "## Bugs of others")];
+        check_places(folder.path(), &places, ["#[test]\nfn it_is_there() {}"].into_iter(), &mut wrong).expect("readable");
         assert_eq!(wrong, ["docs/testing.md: there is no test it_is_gone"]);
     }
 }
