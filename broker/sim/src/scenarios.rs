@@ -1,24 +1,27 @@
 //! The cases of docs/replication.md, one by one: what is done to a group under load, and what has to come of it. In the end all is well again, everything is read, and
 //! the history has to be without fault.
 
+mod bugs;
+
 use crate::{
     client::{Client, Reply},
     load::Crew,
     run::{World, settings},
     talk::{Answer, Request},
-    work,
+    work::{self, Work},
 };
 use sluice_env::sim::{
     Fault, FaultKind, Op,
     threads::{Halt, Sim, Timing as SimTiming},
 };
 use sluice_group::coordinator::Swapped;
-use sluice_history::{NodeEvent, What};
+use sluice_history::{NodeEvent, Report, What};
 use sluice_replication::{Epoch, GroupState, Incarnation, MemberId};
 use sluice_store::FlushMode;
 use std::{ops::Deref, time::Duration};
 
 const LAZY: FlushMode = FlushMode::Async { interval: Duration::from_millis(500) };
+const SEED: u64 = 2;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A group under load.
@@ -35,16 +38,21 @@ impl<'a> Deref for Scene<'a> {
 
 /// Plays a scene; the judge has the last word.
 fn play(flush: FlushMode, min_in_sync: usize, scene: impl Fn(&Scene<'_>) -> Result<(), Halt>) {
-    const SEED: u64 = 2;
+    play_with(crate::node::Settings { flush, min_in_sync, ..settings(SEED) }, &[&work::ALL[0]], scene);
+}
+
+/// The same with other settings and other work, and what was judged.
+fn play_with(settings: crate::node::Settings, work: &[&Work], scene: impl Fn(&Scene<'_>) -> Result<(), Halt>) -> Report {
     let sim = Sim::with_timing(SEED, SimTiming::default());
-    let world = World::new(&sim, crate::node::Settings { flush, min_in_sync, ..settings(SEED) }, SEED);
+    let world = World::new(&sim, settings, SEED);
     let run = || {
-        let crew: Crew<'_> = world.begin(&[&work::ALL[0]])?;
+        let crew: Crew<'_> = world.begin(work)?;
         scene(&Scene { world: &world })?;
         world.finish(&crew, 0)
     };
     let outcome = run().unwrap_or_else(|halt| panic!("{halt}"));
     assert!(outcome.violations.is_empty(), "{:?}", outcome.violations);
+    outcome.report
 }
 
 impl Scene<'_> {
