@@ -131,26 +131,43 @@ pub(crate) fn run_and_keep(command: &mut Command, deadline: Duration) -> Result<
 
 fn captured(command: &mut Command, deadline: Duration, show: bool) -> Result<String> {
     let line = line(command);
-    let mut running = Background::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
-    let stdout = running.child.stdout.take().context("a piped output is there")?;
+    let (text, status) = run_and_keep_all(command, deadline, show);
+    let status = status?;
+    match status.success() {
+        true => Ok(text),
+        false if show => bail!("{line}: {status}"),
+        false => bail!("{line}: {status}\n{text}"),
+    }
+}
+
+/// What it printed, shown as it comes if `show` says so, however it ended; and how that was, if it ended by itself before the deadline.
+pub(crate) fn run_and_keep_all(command: &mut Command, deadline: Duration, show: bool) -> (String, Result<ExitStatus>) {
+    let spawned = Background::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()));
+    let mut running = match spawned {
+        Ok(running) => running,
+        Err(error) => return (String::new(), Err(error)),
+    };
+    let stdout = running.child.stdout.take();
     let reader = thread::spawn(move || {
         let mut text = String::new();
-        for line in BufReader::new(stdout).lines() {
-            let line = line?;
+        for line in stdout.into_iter().flat_map(|stdout| BufReader::new(stdout).lines()) {
+            let line = match line {
+                Ok(line) => line,
+                Err(error) => return (text, Err(error)),
+            };
             if show {
                 println!("{line}");
             }
             text.push_str(&line);
             text.push('\n');
         }
-        std::io::Result::Ok(text)
+        (text, Ok(()))
     });
-    let status = running.wait(deadline)?;
-    let text = reader.join().map_err(|_| anyhow::anyhow!("reading the output of {line} panicked"))?.with_context(|| format!("reading the output of {line}"))?;
-    match status.success() {
-        true => Ok(text),
-        false if show => bail!("{line}: {status}"),
-        false => bail!("{line}: {status}\n{text}"),
+    let status = running.wait(deadline);
+    match reader.join() {
+        Ok((text, Ok(()))) => (text, status),
+        Ok((text, Err(error))) => (text, Err(error).with_context(|| format!("reading the output of {}", line(command)))),
+        Err(_) => (String::new(), Err(anyhow::anyhow!("reading the output of {} panicked", line(command)))),
     }
 }
 

@@ -26,7 +26,10 @@ const HASHED_BYTES: usize = 512;
 /// A number for bytes, by their length and their first ones.
 #[cfg(feature = "sim-threads")]
 pub(crate) fn hash_bytes(bytes: &[u8]) -> u64 {
-    let word = |chunk: &[u8]| chunk.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+    let word = |chunk: &[u8]| match <[u8; 8]>::try_from(chunk) {
+        Ok(whole) => u64::from_be_bytes(whole),
+        Err(_) => chunk.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+    };
     bytes[..bytes.len().min(HASHED_BYTES)].chunks(8).fold(bytes.len() as u64, |state, chunk| hash(&[state, word(chunk)]))
 }
 

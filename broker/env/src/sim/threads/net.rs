@@ -157,7 +157,10 @@ struct Pipe {
 #[derive(Default)]
 struct Flow {
     /// What is on its way, each with when it is there.
-    pieces: VecDeque<(Duration, VecDeque<u8>)>,
+    pieces: VecDeque<(Duration, Vec<u8>)>,
+    /// How much of the first piece has been read.
+    taken: usize,
+    /// All that has not been read.
     bytes: usize,
     /// Nothing is there before what was sent before it.
     newest: Duration,
@@ -261,17 +264,18 @@ impl Flow {
     fn put(&mut self, due: Duration, bytes: &[u8]) {
         self.newest = self.newest.max(due);
         self.bytes += bytes.len();
-        self.pieces.push_back((self.newest, bytes.iter().copied().collect()));
+        self.pieces.push_back((self.newest, bytes.to_vec()));
     }
 
     fn take(&mut self, into: &mut [u8]) -> usize {
-        let Some((_, piece)) = self.pieces.front_mut() else { return 0 };
-        let count = piece.len().min(into.len());
-        for (to, from) in into.iter_mut().zip(piece.drain(..count)) {
-            *to = from;
-        }
-        if piece.is_empty() {
+        let Some((_, piece)) = self.pieces.front() else { return 0 };
+        let left = &piece[self.taken..];
+        let count = left.len().min(into.len());
+        into[..count].copy_from_slice(&left[..count]);
+        self.taken += count;
+        if self.taken == piece.len() {
             self.pieces.pop_front();
+            self.taken = 0;
         }
         self.bytes -= count;
         count

@@ -26,6 +26,8 @@ use std::{
 
 /// Words of a simulated thread's stack: 1 MiB, of which only what is touched takes memory.
 const STACK_WORDS: usize = 1 << 17;
+/// Stacks of ended threads that are kept for new ones: to map and to touch one anew costs more than what most threads do on it.
+const FREE_STACKS_MAX: usize = 256;
 /// Waits that the clearing away of one thread may try before it is taken for endless.
 const UNWINDING_WAITS_MAX: u64 = 100_000;
 
@@ -104,6 +106,8 @@ struct Inner {
     /// Machines whose threads stand still, and until when.
     paused: BTreeMap<usize, Duration>,
     threads: Vec<Thread>,
+    /// Coroutines of threads that have ended, with their stacks.
+    free: Vec<Generator<'static, (), ()>>,
     runnable: Vec<usize>,
     sleeping: BTreeSet<(Duration, usize)>,
     /// Threads have been condemned and still have their stacks.
@@ -296,6 +300,7 @@ impl Scheduler {
             machines: Vec::new(),
             paused: BTreeMap::new(),
             threads: Vec::new(),
+            free: Vec::new(),
             runnable: Vec::new(),
             sleeping: BTreeSet::new(),
             reap_due: false,
@@ -350,7 +355,14 @@ impl Scheduler {
         let mut inner = self.inner.lock();
         let id = inner.threads.len();
         let me = Current { scheduler: self.clone(), id };
-        let mut body = Gn::<()>::new_opt(STACK_WORDS, move || me.live(body));
+        let live = move || me.live(body);
+        let mut body = match inner.free.pop() {
+            Some(mut free) => {
+                free.init_code(live);
+                free
+            }
+            None => Gn::<()>::new_opt(STACK_WORDS, live),
+        };
         // Any address but null: it makes the coroutine keep its panics to itself, and lets it give way from within calls.
         body.set_local_data(std::ptr::dangling_mut());
         inner.threads.push(Thread {
@@ -434,6 +446,9 @@ impl Scheduler {
         let mut inner = self.inner.lock();
         if body.is_done() {
             inner.finish(id);
+            if inner.free.len() < FREE_STACKS_MAX {
+                inner.free.push(body);
+            }
         } else {
             inner.threads[id].body = Some(body);
         }
