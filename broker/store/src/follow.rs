@@ -11,7 +11,10 @@ use crate::{
 };
 use ahash::AHashMap;
 use bytes::Bytes;
-use sluice_env::sync::{Condvar, Mutex};
+use sluice_env::{
+    Monotonic,
+    sync::{Condvar, Mutex},
+};
 use sluice_protocol::record::{self, Prefix, RecordView};
 use sluice_types::{CommitLogOffset, QueueId, QueueOffset, Topic};
 use std::{
@@ -151,6 +154,11 @@ impl Store {
         self.shared.made_progress();
         self.shared.release();
         self.shared.turn_end();
+    }
+
+    /// Until then, by the clock, this broker may be sure to be the only master: only so long is anything acknowledged that is not confirmed. After the opening: not at all.
+    pub fn lead_until(&self, until: Monotonic) {
+        self.shared.unconfirmed.lead_until(until);
     }
 
     /// Whether fewer brokers hold the log than should. Then an append that waits for more than the append is told so, though it is stored.
