@@ -18,6 +18,8 @@ use sluice_replication::{Epoch, GroupState, Incarnation, MemberId};
 use sluice_store::FlushMode;
 use std::{ops::Deref, time::Duration};
 
+mod unconfirmed;
+
 const LAZY: FlushMode = FlushMode::Async { interval: Duration::from_millis(500) };
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -36,8 +38,12 @@ impl<'a> Deref for Scene<'a> {
 /// Plays a scene; the judge has the last word.
 fn play(flush: FlushMode, min_in_sync: usize, scene: impl Fn(&Scene<'_>) -> Result<(), Halt>) {
     const SEED: u64 = 2;
-    let sim = Sim::with_timing(SEED, SimTiming::default());
-    let world = World::new(&sim, crate::node::Settings { flush, min_in_sync, ..settings(SEED) }, SEED);
+    play_with(SEED, crate::node::Settings { flush, min_in_sync, ..settings(SEED) }, scene);
+}
+
+fn play_with(seed: u64, settings: crate::node::Settings, scene: impl Fn(&Scene<'_>) -> Result<(), Halt>) -> crate::run::Outcome {
+    let sim = Sim::with_timing(seed, SimTiming::default());
+    let world = World::new(&sim, settings, seed);
     let run = || {
         let crew: Crew<'_> = world.begin(&[&work::ALL[0]])?;
         scene(&Scene { world: &world })?;
@@ -45,6 +51,7 @@ fn play(flush: FlushMode, min_in_sync: usize, scene: impl Fn(&Scene<'_>) -> Resu
     };
     let outcome = run().unwrap_or_else(|halt| panic!("{halt}"));
     assert!(outcome.violations.is_empty(), "{:?}", outcome.violations);
+    outcome
 }
 
 impl Scene<'_> {

@@ -19,7 +19,8 @@ pub enum FlushMode {
 /// What an append waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// The log's own rule: flushed under [`FlushMode::Sync`], appended under [`FlushMode::Async`]; and confirmed, in a replicated log.
+    /// The log's own rule: flushed under [`FlushMode::Sync`], appended under [`FlushMode::Async`], but flushed for a queue that is shown flushed only; and confirmed, in a
+    /// replicated log.
     Durable,
     /// Appended only: for the broker's own notes, whose loss takes nothing that anybody was told.
     Appended,

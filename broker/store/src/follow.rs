@@ -129,6 +129,12 @@ impl Store {
         self.shared.log.segment_bytes
     }
 
+    /// Whether other brokers have to hold the log too.
+    #[must_use]
+    pub fn is_replicated(&self) -> bool {
+        self.shared.options.replicated
+    }
+
     /// The log from the record that begins at `from` on, up to a record's end: at most `bytes_max`, but at least one record; nothing at the log's end. A slice of the
     /// memory map, not checked: who takes it in checks it.
     pub fn range(&self, from: CommitLogOffset, bytes_max: usize) -> Result<Bytes, ReadError> {

@@ -32,6 +32,14 @@ pub struct Lost {
     pub at_most: bool,
 }
 
+impl std::ops::AddAssign for Lost {
+    fn add_assign(&mut self, other: Self) {
+        self.messages += other.messages;
+        self.bytes += other.bytes;
+        self.at_most |= other.at_most && other.messages > 0;
+    }
+}
+
 /// Places in the log of what was acknowledged without having been confirmed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ranges {

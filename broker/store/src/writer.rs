@@ -38,7 +38,8 @@ const INLINE_SYNC_MAX: Duration = Duration::from_micros(500);
 
 pub(crate) struct Job {
     batch: Batch,
-    wait: Wait,
+    /// `None`: it waits for the append alone.
+    rule: Option<Rule>,
     done: Done,
     since: Monotonic,
 }
@@ -252,6 +253,7 @@ impl Shared {
             return Err((done, AppendError::DiskFull(why)));
         }
         let since = self.env.clock.monotonic();
+        let rule = self.rule_of(&batch, wait);
         let mut inbox = self.writer.inbox.lock();
         if inbox.stopped {
             return Err((done, AppendError::Stopped));
@@ -261,11 +263,20 @@ impl Shared {
             return Err((done, AppendError::QueueFull(waiting)));
         }
         inbox.bytes += batch.bytes();
-        if matches!(wait, Wait::By(rule) if rule.flushed) {
+        if rule.is_some_and(|rule| rule.flushed) {
             self.writer.wants_flush.store(true, Ordering::SeqCst);
         }
-        inbox.jobs.push_back(Job { batch, wait, done, since });
+        inbox.jobs.push_back(Job { batch, rule, done, since });
         Ok(())
+    }
+
+    fn rule_of(&self, batch: &Batch, wait: Wait) -> Option<Rule> {
+        let shown_flushed = || batch.records.iter().any(|record| record.queue.as_ref().is_some_and(|queue| queue.is_shown_flushed()));
+        match wait {
+            Wait::Durable => Some(Rule { flushed: self.options.flush == FlushMode::Sync || shown_flushed(), confirmed: true }),
+            Wait::By(rule) => Some(rule),
+            Wait::Appended => None,
+        }
     }
 
     /// Lets what was submitted go forward: on this thread if nobody writes now and the disk is quick, else on the writer's.
@@ -418,15 +429,10 @@ impl Shared {
         for (job, placed) in placed {
             self.writer.counters.appends.observe(written.since(job.since));
             self.apply_meta(&job.batch.changes, placed.last().map_or(end, |placed| placed.log_offset.0));
-            let rule = match job.wait {
-                Wait::Durable => Rule { flushed: self.options.flush == FlushMode::Sync, confirmed: true },
-                Wait::By(rule) => rule,
-                Wait::Appended => {
-                    early.push((job.done, placed));
-                    continue;
-                }
-            };
-            waiting.push(Waiter { rule, end, since: job.since, placed, done: job.done });
+            match job.rule {
+                Some(rule) => waiting.push(Waiter { rule, end, since: job.since, placed, done: job.done }),
+                None => early.push((job.done, placed)),
+            }
         }
         (waiting, early)
     }
