@@ -115,6 +115,12 @@ fn show(status: &GroupStatus) -> Result<(), CliError> {
     if let Some(unclean) = status.unclean_elections.filter(|unclean| *unclean > 0) {
         output::line(&format!("unclean elections: {unclean}; acknowledged messages may be missing since"))?;
     }
+    if status.lost_messages > 0 {
+        let (up_to, messages, bytes) = (if status.lost_at_most { "up to " } else { "" }, status.lost_messages, status.lost_bytes);
+        output::line(&format!(
+            "lost: {up_to}{messages} messages ({bytes} bytes) that this member acknowledged as master before the others confirmed them, since it was started"
+        ))?;
+    }
     for trouble in &status.troubles {
         output::line(&format!("trouble: {trouble}"))?;
     }

@@ -262,7 +262,7 @@ fn due(delivery: &Delivery, batch: &mut Batch, view: &RecordView<'_>) -> Result<
     let topic = properties::get(&own, REAL_TOPIC).ok_or("it does not say where it is to go")?;
     let topic = Topic::new(topic).map_err(|e| e.to_string())?;
     let queue = properties::get(&own, REAL_QUEUE).and_then(|id| id.parse().ok()).ok_or("it does not say which queue it is to go to")?;
-    let queue = delivery.store().queue(&topic, QueueId(queue));
+    let queue = delivery.topics().queue_to_end_in(&topic, QueueId(queue));
     for name in SPENT {
         properties::remove(&mut own, name);
     }

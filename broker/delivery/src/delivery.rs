@@ -4,6 +4,7 @@ use crate::{
     Counters,
     clients::{ClientInfo, Clients, ConnectionId, ConsumerHeartbeat},
     delay::{DelayService, DelaySignal},
+    durability::Durability,
     groups::{GroupDone, Groups},
     held::HeldPulls,
     locks::Locks,
@@ -39,6 +40,8 @@ pub trait ClientPush: Send + Sync {
 pub struct DeliveryOptions {
     /// This broker's address, part of every record and offset message id.
     pub store_host: SocketAddr,
+    /// Whether messages wait for the other brokers of a group before they are acknowledged, unless their topic says otherwise ([`crate::durability`]).
+    pub confirm: bool,
     /// Whether a send or pull may make its topic.
     pub auto_create_topics: bool,
     /// Whether a heartbeat or pull may make its consumer group.
@@ -92,6 +95,7 @@ impl DeliveryOptions {
     pub fn new(store_host: SocketAddr) -> Self {
         Self {
             store_host,
+            confirm: true,
             auto_create_topics: true,
             auto_create_groups: true,
             default_topic_queues: 8,
@@ -188,7 +192,7 @@ impl Delivery {
         let delay_queues: Vec<QueueRef> = (0..options.delay_levels.len()).map(|i| store.queue(&schedule, QueueId(i as u32))).collect();
         let service = DelayService::load(&store, &delay_queues, &options.delay_levels).map_err(OpenError::Metadata)?;
         let delivery = Arc::new(Self {
-            topics: Topics::load(&store, &meta, &env, auto).map_err(OpenError::Metadata)?,
+            topics: Topics::load(&store, &meta, &env, auto, Durability::of(&store, options.confirm)).map_err(OpenError::Metadata)?,
             groups: Groups::load(&store, &meta, &env, options.auto_create_groups).map_err(OpenError::Metadata)?,
             clients: Clients::new(env.clock.clone(), push.clone(), options.client_expiry),
             offsets: Offsets::load(&store, &meta, &counters).map_err(OpenError::Metadata)?,

@@ -8,6 +8,7 @@ pub mod clients;
 mod counters;
 mod delay;
 mod delivery;
+pub mod durability;
 mod filter;
 pub mod groups;
 mod held;

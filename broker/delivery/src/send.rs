@@ -12,7 +12,7 @@ use sluice_protocol::{
     properties::{self, PROPERTIES_BYTES_MAX},
     record::{CRC_PROPERTY_BYTES, RecordError, RecordFields, sys_flag},
 };
-use sluice_store::{AppendError, Batch, Late, Placed, Wait, queue_index::QueueRef};
+use sluice_store::{AppendError, Batch, Late, Placed, Rule, Wait, queue_index::QueueRef};
 use sluice_types::{Group, QueueOffset, Topic};
 use std::{borrow::Cow, net::SocketAddr};
 use thiserror::Error;
@@ -183,14 +183,17 @@ impl Delivery {
             (true, Some(_)) => return Err(SendError::Illegal("a batch cannot be delayed; send its messages one by one".to_owned())),
             (false, delay) => self.push_single(&mut batch, request, &route, &properties, delay)?,
         }
-        Ok(Encoded { batch, queue_id: route.queue_id as i32, wait: if marks.early { Wait::Appended } else { Wait::Durable }, half: None })
+        let rule = rule_of(&route)?;
+        let wait = if marks.early { self.topics().durability.at_once() } else { Wait::By(rule) };
+        Ok(Encoded { batch, queue_id: route.queue_id as i32, wait, half: None })
     }
 
-    /// A half message follows the log's own rule of durability, also without the producer waiting for it: its transaction may end the next moment.
+    /// A half message always waits for the other brokers, also without the producer waiting for it: its transaction may end the next moment.
     fn encode_half(&self, request: &SendRequest<'_>, route: &Route, properties: &str) -> Result<Encoded, SendError> {
         if request.batch {
             return Err(SendError::Illegal("a batch cannot be a transaction; send its messages one by one".to_owned()));
         }
+        let wait = Wait::By(Rule { confirmed: true, ..rule_of(route)? });
         let (half, own) = self.half_of(request.group, properties, &self.queue_of(route)?).map_err(SendError::Illegal)?;
         let message = Message {
             flag: request.flag,
@@ -208,7 +211,7 @@ impl Delivery {
             Counters::add(&self.counters().transactions_refused, 1);
             return Err(SendError::TransactionsFull(self.options().transactions_open_max));
         };
-        Ok(Encoded { batch, queue_id: route.queue_id as i32, wait: Wait::Durable, half: Some(half.with(ticket)) })
+        Ok(Encoded { batch, queue_id: route.queue_id as i32, wait, half: Some(half.with(ticket)) })
     }
 
     fn check_sizes(&self, request: &SendRequest<'_>) -> Result<(), SendError> {
@@ -352,6 +355,12 @@ pub(crate) struct Message<'a> {
     pub(crate) reconsume_times: i32,
     pub(crate) body: &'a [u8],
     pub(crate) properties: Cow<'a, str>,
+}
+
+/// What a message on that route waits for.
+fn rule_of(route: &Route) -> Result<Rule, SendError> {
+    let TopicState { config, rule, .. } = &*route.topic;
+    rule.rule.ok_or_else(|| TopicError::Durability { topic: config.name.to_string(), why: rule.wrong.clone().unwrap_or_default() }.into())
 }
 
 fn illegal(error: RecordError) -> SendError {

@@ -1,6 +1,7 @@
 //! Topics: their configuration, made on demand or by an administrator, kept in the log.
 
 use crate::{
+    durability::{Durability, TopicRule},
     meta::{DataVersion, MetaDone, MetaWriter, in_log},
     transaction::{GIVEN_UP_TOPIC, HALF_TOPIC, OP_TOPIC},
 };
@@ -106,6 +107,14 @@ pub enum TopicError {
         /// What was asked for.
         queues: u32,
     },
+    /// Attributes that ask for a durability that this broker does not have.
+    #[error("topic {topic}: {why}")]
+    Durability {
+        /// The topic.
+        topic: String,
+        /// What is wrong, and what to do.
+        why: String,
+    },
     /// Permission bits that mean nothing.
     #[error("the permission {perm} of topic {topic} is none; 2 is write, 4 is read, 6 is both")]
     Perm {
@@ -166,14 +175,19 @@ pub fn is_system(name: &str) -> bool {
 /// A topic at work: its settings and its queues, looked up once.
 pub(crate) struct TopicState {
     pub(crate) config: Arc<TopicConfig>,
+    pub(crate) rule: TopicRule,
+    /// Whether its queues are shown flushed only.
+    flushes_first: bool,
     queues: Vec<OnceLock<QueueRef>>,
     turn: AtomicU32,
 }
 
 impl TopicState {
-    fn new(config: TopicConfig) -> Arc<Self> {
+    fn new(config: TopicConfig, durability: Durability) -> Arc<Self> {
         let queues = (0..config.queues()).map(|_| OnceLock::new()).collect();
-        Arc::new(Self { config: Arc::new(config), queues, turn: AtomicU32::new(0) })
+        let rule = durability.rule(&config.attributes);
+        let flushes_first = durability.flushes_first(&rule);
+        Arc::new(Self { config: Arc::new(config), rule, flushes_first, queues, turn: AtomicU32::new(0) })
     }
 
     /// The queue with that number, if the topic has one.
@@ -183,7 +197,7 @@ impl TopicState {
             // Not within the cell's own lock: this may wait. Whoever comes first, it is the same queue.
             let _ = slot.set(store.queue(&self.config.name, QueueId(id)));
         }
-        slot.get()
+        slot.get().inspect(|queue| queue.show_flushed_only(self.flushes_first))
     }
 
     /// The broker's choice of a queue to write: each in turn.
@@ -208,24 +222,30 @@ pub struct Topics {
     store: Arc<Store>,
     clock: Arc<dyn Clock>,
     auto: AutoCreate,
+    pub(crate) durability: Durability,
 }
 
 impl Topics {
     /// Reads what the log holds. The error names a topic whose settings cannot be read.
-    pub(crate) fn load(store: &Arc<Store>, meta: &Arc<MetaWriter>, env: &Env, auto: AutoCreate) -> Result<Self, String> {
+    pub(crate) fn load(store: &Arc<Store>, meta: &Arc<MetaWriter>, env: &Env, auto: AutoCreate, durability: Durability) -> Result<Self, String> {
         let mut map = AHashMap::new();
         for (name, queues, perm) in SYSTEM_TOPICS {
             let topic = Topic::new(name).map_err(|e| e.to_string())?;
             let queues = if name == AUTO_CREATE_TOPIC { auto.queues.clamp(1, QUEUES_MAX) } else { queues };
             if name != AUTO_CREATE_TOPIC || auto.enabled {
-                map.insert(topic.clone(), TopicState::new(TopicConfig { perm, ..TopicConfig::new(topic, queues) }));
+                map.insert(topic.clone(), TopicState::new(TopicConfig { perm, ..TopicConfig::new(topic, queues) }, durability));
             }
         }
         let stored = store.meta(MetaTable::Topics);
         let version = DataVersion { state_version: 0, timestamp: env.clock.wall().0, counter: stored.len() as i64 };
         for (name, value) in stored {
             let config: TopicConfig = serde_json::from_slice(&value).map_err(|e| format!("topic {name}: {e}"))?;
-            map.insert(config.name.clone(), TopicState::new(config));
+            let state = TopicState::new(config, durability);
+            if let Some(why) = &state.rule.wrong {
+                let is_taken = if state.rule.rule.is_some() { "the broker's own rule holds for it" } else { "its messages are refused" };
+                tracing::warn!(topic = name, "the durability that this topic asks for is not what this broker does: {why}; {is_taken}");
+            }
+            map.insert(state.config.name.clone(), state);
         }
         Ok(Self {
             map: Arc::new(RwLock::new(map)),
@@ -235,6 +255,7 @@ impl Topics {
             store: store.clone(),
             clock: env.clock.clone(),
             auto,
+            durability,
         })
     }
 
@@ -287,6 +308,9 @@ impl Topics {
         if config.perm > perm::READ | perm::WRITE | perm::INHERIT {
             return Err(TopicError::Perm { topic: topic(), perm: config.perm });
         }
+        if let Some(why) = self.durability.rule(&config.attributes).wrong {
+            return Err(TopicError::Durability { topic: topic(), why });
+        }
         let map = self.map.read();
         if map.len() >= TOPICS_MAX && !map.contains_key(&config.name) {
             return Err(TopicError::TooMany(map.len()));
@@ -297,7 +321,7 @@ impl Topics {
     fn store_put(&self, config: TopicConfig, done: TopicDone) -> Arc<TopicState> {
         let value = serde_json::to_vec(&config).expect("names, numbers and text serialize");
         let change = MetaChange { table: MetaTable::Topics, key: config.name.to_string(), value: Some(value) };
-        let state = TopicState::new(config);
+        let state = TopicState::new(config, self.durability);
         self.apply(state.config.name.clone(), Some(state.clone()), change, done);
         state
     }
@@ -406,6 +430,12 @@ impl Topics {
     /// The retry topic's group, for those who have one.
     pub(crate) fn retry_topic(&self, group: &Group, queues: u32, unit_mode: bool) -> Result<Arc<TopicState>, TopicError> {
         self.internal(Topic::retry_of(group)?, queues, if unit_mode { UNIT_SUB } else { 0 })
+    }
+
+    /// The queue that a message waiting elsewhere goes to, also one that its topic does not have any more.
+    pub(crate) fn queue_to_end_in(&self, topic: &Topic, id: QueueId) -> QueueRef {
+        let queue = self.state(topic.as_str()).and_then(|state| state.queue(&self.store, id.0).cloned());
+        queue.unwrap_or_else(|| self.store.queue(topic, id))
     }
 
     /// The queue of a topic that consumers read.

@@ -128,6 +128,10 @@ pub struct ReplicationConfig {
     pub lease: Duration,
     /// Fewest members that must hold a record.
     pub min_in_sync: usize,
+    /// Whether a record is confirmed before it is acknowledged.
+    pub confirm: bool,
+    /// Most bytes of log that are acknowledged without having been confirmed.
+    pub unconfirmed_bytes: u64,
 }
 
 impl ReplicationConfig {

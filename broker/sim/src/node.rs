@@ -39,6 +39,8 @@ pub struct Settings {
     pub min_in_sync: usize,
     /// When a record counts as stored.
     pub flush: FlushMode,
+    /// Whether messages wait for the other brokers before they are acknowledged.
+    pub confirm: bool,
     /// Patience.
     pub timing: Timing,
     /// Queues of each topic.
@@ -54,6 +56,9 @@ impl Settings {
         self.flush == FlushMode::Sync
     }
 }
+
+/// Most log that is acknowledged before the others have it, where that is allowed.
+pub const UNCONFIRMED_BYTES_MAX: u64 = 2 << 10;
 
 /// The name of a broker's machine.
 #[must_use]
@@ -112,6 +117,7 @@ impl Node {
                 segment_bytes: 256 << 10,
                 flush: settings.flush,
                 flush_deadline: Duration::from_secs(3),
+                unconfirmed_bytes_max: UNCONFIRMED_BYTES_MAX,
                 checkpoint_interval: Duration::from_secs(5),
                 checkpoint_bytes: 256 << 10,
                 key_index: false,
@@ -328,7 +334,7 @@ impl Service for Serving {
         let env = node.env.clone();
         let spawn = env.spawn.clone();
         let work = Arc::new(move |work: Box<dyn FnOnce() + Send>| drop(spawn.thread("work", work)));
-        let options = DeliveryOptions { default_topic_queues: node.settings.queues, ..DeliveryOptions::new(host()) };
+        let options = DeliveryOptions { default_topic_queues: node.settings.queues, confirm: node.settings.confirm, ..DeliveryOptions::new(host()) };
         let delivery = Delivery::open(store.clone(), env, options, Arc::new(NoPushes), work).map_err(|error| error.to_string())?;
         let start = store.epochs().last().map(|(_, start)| *start).unwrap_or_default();
         node.history.node(node.id, NodeEvent::Master { epoch: epoch.0, start });

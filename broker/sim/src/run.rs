@@ -6,7 +6,7 @@ use crate::{
     faults::{Fault, Plan},
     history::History,
     load::Crew,
-    node::{Node, Settings, name},
+    node::{Node, Settings, UNCONFIRMED_BYTES_MAX, name},
     work::{self, Work},
 };
 use sluice_env::{
@@ -90,6 +90,7 @@ pub(crate) fn settings(seed: u64) -> Settings {
         members: 3,
         min_in_sync: 1,
         flush,
+        confirm: seed % 5 != 4,
         timing: Timing { flapping: Duration::ZERO, ..Timing::new(Duration::from_secs(5)) },
         queues: 4,
         calendars_jump: seed.is_multiple_of(2),
@@ -193,7 +194,18 @@ impl<'a> World<'a> {
     }
 }
 
+/// How long before a fault something may have been acknowledged that is lost with it: longer than a replica stays in the set that does not keep up.
+const LOSS_WINDOW_NANOS: u64 = 30_000_000_000;
+/// Bytes of the smallest record that is sent here, or less.
+const RECORD_BYTES_MIN: u64 = 128;
+/// Changes of master in one fault, with what is around it, that may each take what was not confirmed.
+const CHANGES_MAX: u64 = 2;
+
 fn config(settings: &Settings) -> Config {
     let flush = if settings.is_sync() { Mode::Sync } else { Mode::Async };
-    Config { flush, replication: Mode::Sync, write_within: RECOVERY_NANOS, delay_late_max: RECOVERY_NANOS, ..Config::default() }
+    let (replication, loss_window, loss_count_max) = match settings.confirm {
+        true => (Mode::Sync, 0, 0),
+        false => (Mode::Async, LOSS_WINDOW_NANOS, CHANGES_MAX * UNCONFIRMED_BYTES_MAX / RECORD_BYTES_MIN),
+    };
+    Config { flush, replication, loss_window, loss_count_max, write_within: RECOVERY_NANOS, delay_late_max: RECOVERY_NANOS, ..Config::default() }
 }

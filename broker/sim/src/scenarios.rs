@@ -2,11 +2,12 @@
 //! the history has to be without fault.
 
 mod bugs;
+mod unconfirmed;
 
 use crate::{
     client::{Client, Reply},
     load::Crew,
-    run::{World, settings},
+    run::{Outcome, World, settings},
     talk::{Answer, Request},
     work::{self, Work},
 };
@@ -15,7 +16,7 @@ use sluice_env::sim::{
     threads::{Halt, Sim, Timing as SimTiming},
 };
 use sluice_group::coordinator::Swapped;
-use sluice_history::{NodeEvent, Report, What};
+use sluice_history::{NodeEvent, What};
 use sluice_replication::{Epoch, GroupState, Incarnation, MemberId};
 use sluice_store::FlushMode;
 use std::{ops::Deref, time::Duration};
@@ -38,13 +39,13 @@ impl<'a> Deref for Scene<'a> {
 
 /// Plays a scene; the judge has the last word.
 fn play(flush: FlushMode, min_in_sync: usize, scene: impl Fn(&Scene<'_>) -> Result<(), Halt>) {
-    play_with(crate::node::Settings { flush, min_in_sync, ..settings(SEED) }, &[&work::ALL[0]], scene);
+    play_with(SEED, crate::node::Settings { flush, min_in_sync, ..settings(SEED) }, &[&work::ALL[0]], scene);
 }
 
-/// The same with other settings and other work, and what was judged.
-fn play_with(settings: crate::node::Settings, work: &[&Work], scene: impl Fn(&Scene<'_>) -> Result<(), Halt>) -> Report {
-    let sim = Sim::with_timing(SEED, SimTiming::default());
-    let world = World::new(&sim, settings, SEED);
+/// The same with another seed, other settings and other work, and how it went.
+fn play_with(seed: u64, settings: crate::node::Settings, work: &[&Work], scene: impl Fn(&Scene<'_>) -> Result<(), Halt>) -> Outcome {
+    let sim = Sim::with_timing(seed, SimTiming::default());
+    let world = World::new(&sim, settings, seed);
     let run = || {
         let crew: Crew<'_> = world.begin(work)?;
         scene(&Scene { world: &world })?;
@@ -52,7 +53,7 @@ fn play_with(settings: crate::node::Settings, work: &[&Work], scene: impl Fn(&Sc
     };
     let outcome = run().unwrap_or_else(|halt| panic!("{halt}"));
     assert!(outcome.violations.is_empty(), "{:?}", outcome.violations);
-    outcome.report
+    outcome
 }
 
 impl Scene<'_> {

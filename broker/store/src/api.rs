@@ -19,10 +19,38 @@ pub enum FlushMode {
 /// What an append waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// The log's own rule: flushed under [`FlushMode::Sync`], appended under [`FlushMode::Async`]; and confirmed, in a replicated log.
+    /// The log's own rule: flushed under [`FlushMode::Sync`], appended under [`FlushMode::Async`], but flushed for a queue that is shown flushed only; and confirmed, in a
+    /// replicated log.
     Durable,
-    /// Appended only (`WAIT=false`).
+    /// Appended only: for the broker's own notes, whose loss takes nothing that anybody was told.
     Appended,
+    /// A rule of its own.
+    By(Rule),
+}
+
+/// What an append waits for besides lying in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// For the flush, whatever the log's mode.
+    pub flushed: bool,
+    /// For the confirmation, in a replicated log. Without it the append is acknowledged only as long as [`Store::lead_until`](crate::Store::lead_until) says, and while no
+    /// more than [`unconfirmed_bytes_max`](crate::StoreOptions::unconfirmed_bytes_max) lie between it and what is confirmed, and nothing has been unconfirmed for longer
+    /// than [`unconfirmed_age_max`](crate::StoreOptions::unconfirmed_age_max); else it waits for the confirmation like every other. What is shown waits for it in any case.
+    pub confirmed: bool,
+}
+
+impl Rule {
+    pub(crate) const ALL: [Self; 4] = [
+        Self { flushed: false, confirmed: false },
+        Self { flushed: true, confirmed: false },
+        Self { flushed: false, confirmed: true },
+        Self { flushed: true, confirmed: true },
+    ];
+
+    /// Its place in [`Self::ALL`].
+    pub(crate) fn number(self) -> usize {
+        usize::from(self.flushed) + 2 * usize::from(self.confirmed)
+    }
 }
 
 /// Where one record came to lie.

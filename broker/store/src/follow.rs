@@ -11,7 +11,10 @@ use crate::{
 };
 use ahash::AHashMap;
 use bytes::Bytes;
-use sluice_env::sync::{Condvar, Mutex};
+use sluice_env::{
+    Monotonic,
+    sync::{Condvar, Mutex},
+};
 use sluice_protocol::record::{self, Prefix, RecordView};
 use sluice_types::{CommitLogOffset, QueueId, QueueOffset, Topic};
 use std::{
@@ -126,6 +129,12 @@ impl Store {
         self.shared.log.segment_bytes
     }
 
+    /// Whether other brokers have to hold the log too.
+    #[must_use]
+    pub fn is_replicated(&self) -> bool {
+        self.shared.options.replicated
+    }
+
     /// The log from the record that begins at `from` on, up to a record's end: at most `bytes_max`, but at least one record; nothing at the log's end. A slice of the
     /// memory map, not checked: who takes it in checks it.
     pub fn range(&self, from: CommitLogOffset, bytes_max: usize) -> Result<Bytes, ReadError> {
@@ -151,6 +160,11 @@ impl Store {
         self.shared.made_progress();
         self.shared.release();
         self.shared.turn_end();
+    }
+
+    /// Until then, by the clock, this broker may be sure to be the only master: only so long is anything acknowledged that is not confirmed. After the opening: not at all.
+    pub fn lead_until(&self, until: Monotonic) {
+        self.shared.unconfirmed.lead_until(until);
     }
 
     /// Whether fewer brokers hold the log than should. Then an append that waits for more than the append is told so, though it is stored.

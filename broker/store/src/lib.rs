@@ -19,6 +19,7 @@ mod recovery;
 pub mod resync;
 mod segment;
 mod store;
+mod unconfirmed;
 mod watermarks;
 mod writer;
 
@@ -29,3 +30,4 @@ pub use latency::Latency;
 pub use queue_index::{Queue, QueueRef};
 pub use recovery::{OpenError, RecoveryProgress};
 pub use store::{Store, StoreOptions, StoreStatus};
+pub use unconfirmed::Lost;

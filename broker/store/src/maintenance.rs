@@ -125,6 +125,7 @@ impl Shared {
     /// A disk that hangs must not keep anybody from the answer that it hangs.
     pub(crate) fn deadlines_thread(&self) {
         while self.maintenance.tick() {
+            self.release_unconfirmed();
             self.expire_waiters();
         }
     }

@@ -8,7 +8,7 @@ use crate::{
 };
 use bytes::Bytes;
 use sluice_protocol::{properties, record::RecordView};
-use sluice_types::{CommitLogOffset, QueueOffset};
+use sluice_types::{CommitLogOffset, QueueId, QueueOffset};
 use std::sync::Arc;
 
 /// Index entries fetched at a time.
@@ -129,10 +129,15 @@ impl Store {
         }
         let bytes = self.shared.log.record_bytes(offset.0)?;
         let view = checked(&bytes, offset.0)?;
-        if view.topic() == crate::batch::META_TOPIC {
+        if view.topic() == crate::batch::META_TOPIC || self.is_hidden_until_flushed(offset, &view) {
             return Err(ReadError::NotFound(offset));
         }
         Ok(bytes)
+    }
+
+    fn is_hidden_until_flushed(&self, offset: CommitLogOffset, view: &RecordView<'_>) -> bool {
+        let queue = || self.shared.queues.find(view.topic(), QueueId::from_wire(view.queue_id())?.0);
+        offset >= self.shared.log.marks.flushed() && queue().is_some_and(|queue| queue.is_shown_flushed())
     }
 
     /// When an entry's record was stored, ms since 1970; `None` when there is no such entry.

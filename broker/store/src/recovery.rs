@@ -8,6 +8,7 @@ use crate::{
     key_index::{self, KeyIndex},
     queue_index::{Entry, QueueIndex, QueueRef},
     segment::{self, Segment},
+    unconfirmed::{Lost, Ranges},
     watermarks::Watermarks,
     writer::{TURN_BYTES_MAX, Touched},
 };
@@ -136,6 +137,9 @@ pub(crate) struct Recovered {
     pub(crate) checkpointed: u64,
     /// What is there and not known to be confirmed, with its end.
     pub(crate) hidden: VecDeque<(u64, Touched)>,
+    /// What had been acknowledged without being confirmed, and is still there; and what of it has been cut.
+    pub(crate) unconfirmed: Ranges,
+    pub(crate) lost: Lost,
     pub(crate) identity: u128,
     pub(crate) lock: Box<dyn Send + Sync>,
 }
@@ -172,10 +176,14 @@ pub(crate) fn open(env: &Env, options: &StoreOptions, progress: &RecoveryProgres
     let mut scan = Scan { disk, progress, base, segments, marked, newest_ms, last_record: None, end: 0, limit, replicated, key_index, hidden };
     scan.run()?;
     scan.refuse_damage(options)?;
+    let mut unconfirmed = Ranges::load(disk).map_err(disk_error("reading what was acknowledged unconfirmed"))?;
+    let lost = scan.lost(&unconfirmed);
     scan.cut()?;
     scan.trim();
     let prewritten = if options.flush == FlushMode::Sync { PREWRITTEN_BYTES } else { 0 };
     let Scan { base, segments, newest_ms, last_record, end, hidden, .. } = scan;
+    // Before the order is withdrawn: what comes after the cut is another master's.
+    unconfirmed.end_at(disk, end, base.checkpointed).map_err(disk_error("noting what was acknowledged unconfirmed"))?;
     if limit < u64::MAX {
         flush_mark.reset(end).map_err(disk_error("taking back the flushed mark"))?;
         CUT.withdraw(disk)?;
@@ -188,7 +196,7 @@ pub(crate) fn open(env: &Env, options: &StoreOptions, progress: &RecoveryProgres
     let log = CommitLog::new(disk.clone(), segment_bytes, prewritten, segments, Watermarks::new(min, end, confirmed));
     let Base { queues, keys, meta, checkpointed, .. } = base;
     let last_record = last_record.or_else(|| last_of_queues(&queues, end));
-    Ok(Recovered { log, queues, keys, meta, flush_mark, newest_ms, last_record, checkpointed, hidden, identity, lock })
+    Ok(Recovered { log, queues, keys, meta, flush_mark, newest_ms, last_record, checkpointed, hidden, unconfirmed, lost, identity, lock })
 }
 
 /// Where the record begins that ends at `end`, if it lies in a queue. With nothing behind the checkpoint the log's last record is not read again, but it is the last
@@ -244,7 +252,7 @@ fn new_name(name: &str) -> String {
 }
 
 /// Whole or not at all: through another name.
-fn write_new(disk: &Arc<dyn Disk>, name: &str, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_new(disk: &Arc<dyn Disk>, name: &str, bytes: &[u8]) -> io::Result<()> {
     let temporary = new_name(name);
     let file = disk.open(&temporary, OpenMode::Create)?;
     file.write_all_at(bytes, 0)?;
@@ -529,6 +537,39 @@ impl Scan<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What of the records that are about to be cut by an order had been acknowledged.
+    fn lost(&self, unconfirmed: &Ranges) -> Lost {
+        let mut lost = Lost { at_most: unconfirmed.is_at_most(), ..Lost::default() };
+        let mut at = self.end;
+        while self.limit < u64::MAX && !unconfirmed.is_empty() {
+            let Some(segment) = self.segments.iter().find(|segment| segment.holds(at)) else { break };
+            let Ok(bytes) = segment.slice(at, (segment.end() - at) as usize) else { break };
+            at = match bytes.get(..record::PREFIX_BYTES).map(record::prefix) {
+                None => segment.end(),
+                Some(Prefix::Blank(size)) if size == bytes.len() => segment.end(),
+                Some(Prefix::Record(_)) => match whole(&bytes, at) {
+                    Some(view) => {
+                        let size = view.bytes().len() as u64;
+                        if unconfirmed.has(at) && view.topic() != batch::META_TOPIC {
+                            lost = Lost { messages: lost.messages + 1, bytes: lost.bytes + size, ..lost };
+                        }
+                        at + size
+                    }
+                    None => break,
+                },
+                Some(_) => break,
+            };
+        }
+        if lost.messages > 0 {
+            let Lost { messages, bytes, at_most } = lost;
+            tracing::error!(
+                "{}{messages} messages ({bytes} bytes) are lost that this broker had acknowledged as master before the other brokers confirmed them: the next master did not have them",
+                if at_most { "up to " } else { "" }
+            );
+        }
+        lost
     }
 
     /// Cuts the log at its end for good: what lies beyond is zeroed or removed and synced before anything new is written, so that no later recovery can take a

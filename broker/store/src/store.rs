@@ -10,6 +10,7 @@ use crate::{
     maintenance::Maintenance,
     queue_index::{QueueIndex, QueueRef},
     recovery::{self, OpenError, RecoveryProgress},
+    unconfirmed::{Lost, Unconfirmed},
     writer::Writer,
 };
 use sluice_env::{
@@ -37,6 +38,10 @@ pub struct StoreOptions {
     /// Whether a record counts as stored only when it is confirmed too (see [`Store::confirm`]). Nothing that was not confirmed when the directory was last open is
     /// shown before it is.
     pub replicated: bool,
+    /// Most bytes of a replicated log that may lie between what is confirmed and what is acknowledged unconfirmed, see [`Rule`](crate::Rule).
+    pub unconfirmed_bytes_max: u64,
+    /// Longest time for which anything may have been unconfirmed while more is acknowledged unconfirmed.
+    pub unconfirmed_age_max: Duration,
     /// Age after which a segment is removed.
     pub retention_age: Duration,
     /// Bytes of log beyond which the oldest segments are removed whatever their age.
@@ -60,6 +65,8 @@ impl Default for StoreOptions {
             flush: FlushMode::Async { interval: Duration::from_millis(500) },
             flush_deadline: Duration::from_secs(5),
             replicated: false,
+            unconfirmed_bytes_max: 64 << 20,
+            unconfirmed_age_max: Duration::from_secs(5),
             retention_age: Duration::from_secs(72 * 3600),
             retention_bytes: None,
             append_queue_bytes_max: 64 << 20,
@@ -123,6 +130,8 @@ pub(crate) struct Shared {
     /// One checkpoint at a time: each gives files their names, and lets go of what the one before has needed.
     checkpointing: Mutex<()>,
     pub(crate) progress: Progress,
+    pub(crate) unconfirmed: Unconfirmed,
+    lost: Lost,
     /// Retention leaves what lies at or above it; all ones: nothing is held.
     pub(crate) held_from: AtomicU64,
     pub(crate) last_inherited: Mutex<Option<CommitLogOffset>>,
@@ -156,7 +165,7 @@ impl Store {
         let recovered = recovery::open(&env, &options, progress)?;
         let tail = recovered.log.tail().map_err(|e| OpenError::Disk { what: "opening the last segment".to_owned(), error: e.to_string() })?;
         let shared = Arc::new(Shared {
-            writer: Writer::new(tail, recovered.newest_ms, recovered.last_record, recovered.hidden),
+            writer: Writer::new(tail, recovered.newest_ms, recovered.last_record, recovered.hidden, env.clock.monotonic()),
             env,
             options,
             log: recovered.log,
@@ -168,6 +177,8 @@ impl Store {
             maintenance: Maintenance::new(recovered.checkpointed),
             checkpointing: Mutex::default(),
             progress: Progress::default(),
+            unconfirmed: Unconfirmed::new(recovered.unconfirmed),
+            lost: recovered.lost,
             held_from: AtomicU64::new(u64::MAX),
             last_inherited: Mutex::new(recovered.last_record.map(CommitLogOffset)),
             hooks: RwLock::default(),
@@ -331,6 +342,13 @@ impl Store {
         self.join_threads();
         // Of a replicated log, some may wait for a confirmation.
         self.shared.end_waiters();
+        self.shared.settle_unconfirmed();
+    }
+
+    /// What the opening of this store has cut that had been acknowledged without being confirmed.
+    #[must_use]
+    pub fn lost(&self) -> Lost {
+        self.shared.lost
     }
 
     /// Whether a write or a sync has failed: nothing more is appended or acknowledged until the directory is opened again.
@@ -342,6 +360,11 @@ impl Store {
     /// Ends as a kill would, without a last flush or checkpoint: for a log that another broker writes on. Whoever waits for an append gets [`AppendError::Stopped`],
     /// and so do later ones. The directory is free for another opening when everybody has let go of this one.
     pub fn abandon(&self) {
+        self.end();
+        self.shared.settle_unconfirmed();
+    }
+
+    fn end(&self) {
         self.shared.maintenance.abandon();
         self.shared.writer.stop();
         self.shared.maintenance.stop();
@@ -371,7 +394,7 @@ impl Store {
 impl Drop for Store {
     fn drop(&mut self) {
         // Without close this is a kill: the threads end, nothing more is flushed.
-        self.abandon();
+        self.end();
     }
 }
 

@@ -4,7 +4,7 @@
 //! else the writer thread, which finds all that queued up meanwhile and pays one sync for all of it.
 
 use crate::{
-    AppendError, Batch, Done, FlushMode, Late, Placed, Wait,
+    AppendError, Batch, Done, FlushMode, Late, Placed, Rule, Wait,
     batch::Pending,
     commit_log::Tail,
     latency::Histogram,
@@ -28,6 +28,9 @@ use std::{
 
 /// Most bytes one turn takes: what one sync carries, and with it the longest torn tail a power cut under sync flush can leave.
 pub(crate) const TURN_BYTES_MAX: usize = 8 << 20;
+/// Under synchronous flush no more than this is left unflushed by a turn in which nobody waits for the flush: with the next turn it is still less than what recovery takes
+/// for one torn tail.
+const UNFLUSHED_BYTES_MAX: u64 = 1 << 20;
 /// Kept free at the end of the last segment for metadata while the disk is full.
 const METADATA_RESERVE_BYTES: usize = 4 << 20;
 /// A submitter syncs by itself only on a disk that is quicker than this; it must not hold its thread for long.
@@ -35,7 +38,8 @@ const INLINE_SYNC_MAX: Duration = Duration::from_micros(500);
 
 pub(crate) struct Job {
     batch: Batch,
-    wait: Wait,
+    /// `None`: it waits for the append alone.
+    rule: Option<Rule>,
     done: Done,
     since: Monotonic,
 }
@@ -45,12 +49,55 @@ pub(crate) type Touched = Vec<(QueueRef, QueueOffset)>;
 /// Jobs that need no more than the append, with their places.
 type Early = Vec<(Done, Vec<Placed>)>;
 
-/// An appended job that waits until what is stored passes its end.
+/// An appended job that waits until its rule's watermark passes its end.
 struct Waiter {
+    rule: Rule,
     end: u64,
     since: Monotonic,
     placed: Vec<Placed>,
     done: Done,
+}
+
+/// Those of each rule, in the order of the log.
+#[derive(Default)]
+struct Waiters([VecDeque<Waiter>; Rule::ALL.len()]);
+
+impl Waiters {
+    fn add(&mut self, waiters: Vec<Waiter>) {
+        waiters.into_iter().for_each(|waiter| self.0[waiter.rule.number()].push_back(waiter));
+    }
+
+    /// The rules that somebody waits by.
+    fn rules(&self) -> [bool; Rule::ALL.len()] {
+        Rule::ALL.map(|rule| !self.0[rule.number()].is_empty())
+    }
+
+    /// Takes the first one of a rule if it ends at or below `to`.
+    fn pop(&mut self, rule: Rule, to: u64) -> Option<Waiter> {
+        let waiters = &mut self.0[rule.number()];
+        waiters.front().is_some_and(|waiter| waiter.end <= to).then(|| waiters.pop_front())?
+    }
+
+    fn take(&mut self) -> impl Iterator<Item = Waiter> + use<> {
+        std::mem::take(&mut self.0).into_iter().flatten()
+    }
+
+    /// Takes those that wait since before that.
+    fn take_before(&mut self, since: impl Fn(&Waiter) -> bool) -> Vec<Waiter> {
+        let mut taken = Vec::new();
+        for waiters in &mut self.0 {
+            let n = waiters.iter().take_while(|waiter| since(waiter)).count();
+            taken.extend(waiters.drain(..n));
+        }
+        taken
+    }
+}
+
+/// Entries that are appended and not shown yet: they are when what is stored passes `end`.
+struct Hidden {
+    end: u64,
+    since: Monotonic,
+    touched: Touched,
 }
 
 #[derive(Default)]
@@ -75,9 +122,10 @@ pub(crate) struct Writer {
     inbox: Mutex<Inbox>,
     work: Condvar,
     pub(crate) turn: Mutex<Turn>,
-    waiters: Mutex<VecDeque<Waiter>>,
-    /// Records appended but not yet visible: published when what is stored passes `end`.
-    hidden: Mutex<VecDeque<(u64, Touched)>>,
+    waiters: Mutex<Waiters>,
+    hidden: Mutex<VecDeque<Hidden>>,
+    /// Whether somebody who waits for a flush is among the jobs: a log that is flushed asynchronously has to do it for them.
+    wants_flush: AtomicBool,
     pub(crate) poisoned: Mutex<Option<String>>,
     pub(crate) is_poisoned: AtomicBool,
     /// Fewer brokers hold the log than should.
@@ -98,13 +146,14 @@ pub(crate) struct Counters {
 
 impl Writer {
     /// `hidden`: what recovery has found and is not known to be confirmed.
-    pub(crate) fn new(tail: Tail, newest_ms: i64, last_record: Option<u64>, hidden: VecDeque<(u64, Touched)>) -> Self {
+    pub(crate) fn new(tail: Tail, newest_ms: i64, last_record: Option<u64>, hidden: VecDeque<(u64, Touched)>, now: Monotonic) -> Self {
         Self {
             inbox: Mutex::default(),
             work: Condvar::new(),
             turn: Mutex::new(Turn { tail, staging: Vec::new(), touched: Vec::new(), newest_ms, last_record }),
             waiters: Mutex::default(),
-            hidden: Mutex::new(hidden),
+            hidden: Mutex::new(hidden.into_iter().map(|(end, touched)| Hidden { end, since: now, touched }).collect()),
+            wants_flush: AtomicBool::new(false),
             poisoned: Mutex::default(),
             is_poisoned: AtomicBool::new(false),
             too_few: AtomicBool::new(false),
@@ -142,6 +191,7 @@ impl Writer {
 
     fn take(&self) -> Vec<Job> {
         let mut inbox = self.inbox.lock();
+        self.wants_flush.store(false, Ordering::SeqCst);
         let mut taken = Vec::new();
         let mut bytes = 0;
         while let Some(job) = inbox.jobs.front() {
@@ -175,7 +225,7 @@ impl Writer {
     }
 
     fn fail_waiters(&self, why: &str) {
-        let waiters = std::mem::take(&mut *self.waiters.lock());
+        let waiters = self.waiters.lock().take();
         for waiter in waiters {
             (waiter.done)(Err(AppendError::Poisoned(why.to_owned())));
         }
@@ -203,6 +253,7 @@ impl Shared {
             return Err((done, AppendError::DiskFull(why)));
         }
         let since = self.env.clock.monotonic();
+        let rule = self.rule_of(&batch, wait);
         let mut inbox = self.writer.inbox.lock();
         if inbox.stopped {
             return Err((done, AppendError::Stopped));
@@ -212,40 +263,61 @@ impl Shared {
             return Err((done, AppendError::QueueFull(waiting)));
         }
         inbox.bytes += batch.bytes();
-        inbox.jobs.push_back(Job { batch, wait, done, since });
+        if rule.is_some_and(|rule| rule.flushed) {
+            self.writer.wants_flush.store(true, Ordering::SeqCst);
+        }
+        inbox.jobs.push_back(Job { batch, rule, done, since });
         Ok(())
+    }
+
+    fn rule_of(&self, batch: &Batch, wait: Wait) -> Option<Rule> {
+        let shown_flushed = || batch.records.iter().any(|record| record.queue.as_ref().is_some_and(|queue| queue.is_shown_flushed()));
+        match wait {
+            Wait::Durable => Some(Rule { flushed: self.options.flush == FlushMode::Sync || shown_flushed(), confirmed: true }),
+            Wait::By(rule) => Some(rule),
+            Wait::Appended => None,
+        }
     }
 
     /// Lets what was submitted go forward: on this thread if nobody writes now and the disk is quick, else on the writer's.
     pub(crate) fn drive(&self) {
-        let quick = match self.options.flush {
-            FlushMode::Async { .. } => true,
-            FlushMode::Sync => self.writer.sync_ns.load(Ordering::Relaxed) < INLINE_SYNC_MAX.as_nanos() as u64,
-        };
-        if !quick {
+        let syncs = self.options.flush == FlushMode::Sync || self.writer.wants_flush.load(Ordering::SeqCst);
+        if syncs && self.writer.sync_ns.load(Ordering::Relaxed) >= INLINE_SYNC_MAX.as_nanos() as u64 {
             self.writer.wake();
             return;
         }
         // Not getting the lock is fine: its holder looks for more work after letting go, see below.
         if let Some(mut turn) = self.writer.turn.try_lock() {
-            self.run_turn(&mut turn);
+            let wants_flush = self.run_turn(&mut turn);
             drop(turn);
             if self.writer.has_work() {
                 self.writer.wake();
             }
+            self.flush_if(wants_flush);
         }
     }
 
     /// One turn for the writer thread.
     pub(crate) fn writer_turn(&self) {
         let mut turn = self.writer.turn.lock();
-        self.run_turn(&mut turn);
+        let wants_flush = self.run_turn(&mut turn);
+        drop(turn);
+        self.flush_if(wants_flush);
     }
 
-    fn run_turn(&self, turn: &mut Turn) {
+    /// For those who wait for the flush of a log that is flushed asynchronously, while others go on appending.
+    fn flush_if(&self, wants_flush: bool) {
+        if wants_flush {
+            self.flush_and_release();
+            self.turn_end();
+        }
+    }
+
+    /// Whether somebody waits for a flush that is still to be done.
+    fn run_turn(&self, turn: &mut Turn) -> bool {
         let jobs = self.writer.take();
         if jobs.is_empty() {
-            return;
+            return false;
         }
         self.writer.counters.turns.fetch_add(1, Ordering::Relaxed);
         let (placed, early) = self.append_jobs(turn, jobs);
@@ -254,36 +326,63 @@ impl Shared {
         for (done, placed) in early {
             done(Ok(placed));
         }
+        let mut wants_flush = placed.iter().any(|waiter| waiter.rule.flushed);
         match self.options.flush {
             FlushMode::Async { .. } if !self.options.replicated => {
-                let touched = std::mem::take(&mut turn.touched);
-                self.publish(&touched);
-                turn.touched = touched;
-                turn.touched.clear();
+                self.show_unflushed(turn);
+                let mut waiting = Vec::new();
                 for waiter in placed {
-                    (waiter.done)(Ok(waiter.placed));
+                    match waiter.rule.flushed {
+                        true => waiting.push(waiter),
+                        false => (waiter.done)(Ok(waiter.placed)),
+                    }
+                }
+                if wants_flush {
+                    self.writer.waiters.lock().add(waiting);
                 }
             }
             FlushMode::Async { .. } => {
                 self.hide(turn);
-                self.writer.waiters.lock().extend(placed);
+                self.writer.waiters.lock().add(placed);
                 self.release();
             }
             FlushMode::Sync => {
                 self.hide(turn);
-                let wanted = !placed.is_empty();
-                self.writer.waiters.lock().extend(placed);
-                if wanted {
+                self.writer.waiters.lock().add(placed);
+                let is_much = self.log.marks.flushed().distance_to(self.log.marks.appended()) > UNFLUSHED_BYTES_MAX;
+                if std::mem::take(&mut wants_flush) || is_much {
                     self.flush_and_release();
+                } else {
+                    self.release();
                 }
             }
         }
         self.turn_end();
+        wants_flush
     }
 
     /// What this turn has appended is shown when it counts as stored.
     pub(crate) fn hide(&self, turn: &mut Turn) {
-        self.writer.hidden.lock().push_back((turn.tail.offset, std::mem::take(&mut turn.touched)));
+        let touched = std::mem::take(&mut turn.touched);
+        self.hide_until(turn.tail.offset, touched);
+    }
+
+    fn hide_until(&self, end: u64, touched: Touched) {
+        let since = self.env.clock.monotonic();
+        self.writer.hidden.lock().push_back(Hidden { end, since, touched });
+    }
+
+    /// Of a log that is flushed asynchronously and that nobody else has to hold: all is shown at once but for the queues that are shown flushed only.
+    fn show_unflushed(&self, turn: &mut Turn) {
+        let mut touched = std::mem::take(&mut turn.touched);
+        if touched.iter().any(|(queue, _)| queue.is_shown_flushed()) {
+            let (later, now) = touched.drain(..).partition(|(queue, _)| queue.is_shown_flushed());
+            self.hide_until(turn.tail.offset, later);
+            touched = now;
+        }
+        self.publish(&touched);
+        turn.touched = touched;
+        turn.touched.clear();
     }
 
     /// Appends all jobs. Comes back with those that wait for durability, and those that need no more than the append.
@@ -330,9 +429,9 @@ impl Shared {
         for (job, placed) in placed {
             self.writer.counters.appends.observe(written.since(job.since));
             self.apply_meta(&job.batch.changes, placed.last().map_or(end, |placed| placed.log_offset.0));
-            match job.wait {
-                Wait::Durable => waiting.push(Waiter { end, since: job.since, placed, done: job.done }),
-                Wait::Appended => early.push((job.done, placed)),
+            match job.rule {
+                Some(rule) => waiting.push(Waiter { rule, end, since: job.since, placed, done: job.done }),
+                None => early.push((job.done, placed)),
             }
         }
         (waiting, early)
@@ -431,32 +530,94 @@ impl Shared {
 
     /// Shows and answers in the order of the log what counts as stored by now.
     pub(crate) fn release(&self) {
-        let marks = &self.log.marks;
-        let unless = |rule| if broken(rule) { marks.stored_here(self.options.flush).0 } else { marks.stored(self.options.flush).0 };
-        let (shown, stored) = (unless("records are shown before they are confirmed"), unless("an ack before the confirmation"));
-        loop {
-            let mut hidden = self.writer.hidden.lock();
-            let Some((end, _)) = hidden.front().filter(|(end, _)| *end <= shown) else { break };
-            debug_assert!(*end <= shown);
-            let touched = hidden.pop_front().map(|(_, t)| t).unwrap_or_default();
+        let oldest_hidden = self.show();
+        let waiting = self.writer.waiters.lock().rules();
+        for rule in Rule::ALL.into_iter().filter(|rule| waiting[rule.number()]) {
+            // Asked again for each: whoever stands still between two must not go on as if no time had passed.
+            while let stored = self.stored_by(rule, oldest_hidden)
+                && let Some(waiter) = { self.writer.waiters.lock().pop(rule, stored) }
+            {
+                // Invariant 1: the one place where durability is confirmed.
+                assert!(waiter.end <= stored, "an ack before its record is stored");
+                self.acknowledge(waiter);
+            }
+        }
+    }
+
+    /// Time alone may allow what it had forbidden: a lease that was renewed late.
+    pub(crate) fn release_unconfirmed(&self) {
+        let waiting = self.writer.waiters.lock().rules();
+        if Rule::ALL.into_iter().any(|rule| !rule.confirmed && waiting[rule.number()]) {
+            self.release();
+            self.turn_end();
+        }
+    }
+
+    /// Shows what counts as stored; since when the first of what is left has been hidden.
+    fn show(&self) -> Option<Monotonic> {
+        let (marks, mode) = (&self.log.marks, self.options.flush);
+        let shown = match mode {
+            _ if broken("records are shown before they are confirmed") => marks.stored_here(mode),
+            // All else is shown at once.
+            FlushMode::Async { .. } if !self.options.replicated => marks.flushed(),
+            _ => marks.stored(mode),
+        };
+        let mut hidden = self.writer.hidden.lock();
+        while hidden.front().is_some_and(|hidden| hidden.end <= shown.0) {
+            let touched = hidden.pop_front().map(|hidden| hidden.touched).unwrap_or_default();
             // Shown under the lock: two releases at once must not show out of order.
             self.publish(&touched);
         }
-        loop {
-            let waiter = {
-                let mut waiters = self.writer.waiters.lock();
-                if waiters.front().is_none_or(|w| w.end > stored) {
-                    break;
-                }
-                waiters.pop_front()
-            };
-            if let Some(waiter) = waiter {
-                // Invariant 1: the one place where durability is confirmed.
-                assert!(waiter.end <= stored, "an ack before its record is stored");
-                let are_too_few = self.writer.too_few.load(Ordering::SeqCst);
-                (waiter.done)(if are_too_few { Err(AppendError::Late(Late::Replicas, waiter.placed)) } else { Ok(waiter.placed) });
-            }
+        hidden.front().map(|hidden| hidden.since)
+    }
+
+    /// Up to where records are stored by that rule.
+    fn stored_by(&self, rule: Rule, oldest_hidden: Option<Monotonic>) -> u64 {
+        let here = self.stored_here_by(rule);
+        let confirmed = self.log.marks.confirmed().0;
+        if rule.confirmed {
+            return if broken("an ack before the confirmation") { here } else { here.min(confirmed) };
         }
+        here.min(self.unconfirmed_limit(confirmed, oldest_hidden))
+    }
+
+    /// The same without asking what others hold.
+    fn stored_here_by(&self, rule: Rule) -> u64 {
+        if rule.flushed { self.log.marks.flushed().0 } else { self.log.marks.appended().0 }
+    }
+
+    /// Up to where records may be acknowledged that need not be confirmed: what a change of master may take.
+    fn unconfirmed_limit(&self, confirmed: u64, oldest_hidden: Option<Monotonic>) -> u64 {
+        if confirmed == u64::MAX {
+            return confirmed;
+        }
+        let now = self.env.clock.monotonic();
+        let is_fresh = oldest_hidden.is_none_or(|since| now.since(since) <= self.options.unconfirmed_age_max) && self.unconfirmed.leads(now);
+        let may = is_fresh || broken("acknowledgements without confirmation have no bound");
+        if !may || !self.unconfirmed.open(&self.env.disk, confirmed) {
+            return confirmed;
+        }
+        if broken("acknowledgements without confirmation have no bound") { u64::MAX } else { confirmed.saturating_add(self.options.unconfirmed_bytes_max) }
+    }
+
+    fn acknowledge(&self, waiter: Waiter) {
+        let Waiter { rule, end, placed, done, .. } = waiter;
+        if rule.confirmed && self.writer.too_few.load(Ordering::SeqCst) {
+            return done(Err(AppendError::Late(Late::Replicas, placed)));
+        }
+        let confirmed = self.log.marks.confirmed().0;
+        if !rule.confirmed
+            && end > confirmed
+            && let Some((first, last)) = placed.first().zip(placed.last())
+        {
+            self.unconfirmed.note(first.log_offset.0, last.log_offset.0 + u64::from(last.bytes), confirmed);
+        }
+        done(Ok(placed));
+    }
+
+    /// Nothing is acknowledged any more by this opening.
+    pub(crate) fn settle_unconfirmed(&self) {
+        self.unconfirmed.settle(&self.env.disk, self.log.marks.confirmed().0);
     }
 
     /// After the end of the store's threads: answers whoever still waits.
@@ -464,7 +625,7 @@ impl Shared {
         // Behind a turn that has begun before: what it has taken it puts among the waiters.
         drop(self.writer.turn.lock());
         let jobs = std::mem::take(&mut self.writer.inbox.lock().jobs);
-        let waiters = std::mem::take(&mut *self.writer.waiters.lock());
+        let waiters = self.writer.waiters.lock().take();
         for done in jobs.into_iter().map(|job| job.done).chain(waiters.into_iter().map(|waiter| waiter.done)) {
             done(Err(AppendError::Stopped));
         }
@@ -475,15 +636,10 @@ impl Shared {
     pub(crate) fn expire_waiters(&self) {
         let now = self.env.clock.monotonic();
         let deadline = self.options.flush_deadline;
-        let late: Vec<Waiter> = {
-            let mut waiters = self.writer.waiters.lock();
-            let n = waiters.iter().take_while(|w| now.since(w.since) > deadline).count();
-            waiters.drain(..n).collect()
-        };
+        let late = self.writer.waiters.lock().take_before(|waiter| now.since(waiter.since) > deadline);
         let any = !late.is_empty();
-        let stored_here = self.log.marks.stored_here(self.options.flush).0;
         for waiter in late {
-            let late = if waiter.end <= stored_here { Late::Confirmation } else { Late::Flush };
+            let late = if waiter.end <= self.stored_here_by(waiter.rule) { Late::Confirmation } else { Late::Flush };
             (waiter.done)(Err(AppendError::Late(late, waiter.placed)));
         }
         let stuck: Vec<Job> = {

@@ -166,7 +166,7 @@ impl Delivery {
 
     fn push_committed(&self, batch: &mut Batch, half: &RecordView<'_>, checks: u32) -> Result<(), String> {
         let (topic, id) = target(half)?;
-        let queue = self.store().queue(&topic, id);
+        let queue = self.topics().queue_to_end_in(&topic, id);
         let mut own = with_checks(half, checks);
         // The mark stays, as in RocketMQ: by it consumers' clients know that the message has a transaction's id.
         for name in [REAL_TOPIC, REAL_QUEUE] {

@@ -130,6 +130,16 @@ impl Bench {
         Self::open(disk, clock, change)
     }
 
+    /// The same over a store with these options.
+    pub(crate) fn restart_over(self, options: StoreOptions) -> Self {
+        self.delivery.close();
+        self.store.close();
+        let Self { disk, clock, store, delivery, .. } = self;
+        drop(delivery);
+        drop(store);
+        Self::open_with(disk, clock, options, |_| ())
+    }
+
     pub(crate) fn send(&self, request: SendRequest<'_>) -> Result<SendReceipt, SendError> {
         let (sender, receiver) = mpsc::channel();
         self.delivery.send(request, Box::new(move |result| sender.send(result).expect("somebody waits")));

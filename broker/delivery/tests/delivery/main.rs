@@ -4,6 +4,7 @@
 mod bench;
 mod crashing;
 mod delayed;
+mod durability;
 mod ending;
 mod groups;
 mod locks;

@@ -12,7 +12,7 @@ use crate::{
     master::{Lead, promised_at},
 };
 use sluice_env::{
-    Env, broken,
+    Env, Monotonic, broken,
     sync::{Condvar, Mutex, MutexGuard},
 };
 use sluice_replication::{
@@ -74,6 +74,7 @@ impl Shared {
         progress: &RecoveryProgress,
     ) -> Result<Self, StartError> {
         options.store.replicated = true;
+        options.store.unconfirmed_age_max = options.timing.lease;
         let store = Store::open_watched(env.clone(), options.store.clone(), progress)?;
         let incarnation = life::begin(&env, store.identity(), store.flush_mode(), false)?;
         let kept = Arc::new(Kept::<Seen>::new(env.disk.clone(), SEEN));
@@ -87,6 +88,7 @@ impl Shared {
             pace: Pace::new(options.timing, now),
             core,
             kept,
+            lost: store.lost(),
             store: Some(store),
             desk: Desk::default(),
             commands: Default::default(),
@@ -272,8 +274,13 @@ impl Shared {
     }
 
     fn measure_service(&self, state: &State) {
-        let until = state.pace.serves_until(&state.core).map_or(u64::MAX, nanos);
-        self.serves_until.store(until, Ordering::SeqCst);
+        let until = state.pace.serves_until(&state.core).unwrap_or(Duration::MAX);
+        self.serves_until.store(nanos(until), Ordering::SeqCst);
+        if let Some(store) = &state.store {
+            // What is acknowledged unconfirmed is not fenced by its confirmation.
+            let leads = state.core.master_of().is_some() && state.forgetting.is_none();
+            store.lead_until(Monotonic(if leads { until } else { Duration::ZERO }));
+        }
     }
 
     fn carry_out(&self, state: &mut State, action: Action, confirmed: &mut Option<Held>) -> Result<(), String> {
@@ -560,6 +567,7 @@ impl Shared {
             state: state.core.in_sync().map(|set| set.recorded().state.clone()),
             marks: state.store.as_ref().map(|store| store.marks()),
             resync: state.filling.map(|filled| (filled.taken_bytes, filled.needed_bytes)),
+            lost: state.lost,
             troubles: troubles.into_iter().flatten().collect(),
         }
     }

@@ -4,7 +4,7 @@ use super::tenure::Command;
 use crate::{Kept, coordinator::Lease};
 use sluice_env::Connection;
 use sluice_replication::{Core, Epoch, GroupState, Held, Member, MemberId, Pace, Seen, SetBack, Version, wire::Answer};
-use sluice_store::{Marks, Store, resync::Filled};
+use sluice_store::{Lost, Marks, Store, resync::Filled};
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
@@ -39,6 +39,8 @@ pub(super) struct State {
     pub(super) coordinator_away: Option<String>,
     /// How much of the master's log is taken, while it is taken whole.
     pub(super) filling: Option<Filled>,
+    /// What was cut since the start of what this broker had acknowledged unconfirmed.
+    pub(super) lost: Lost,
     pub(super) is_stopping: bool,
 }
 
@@ -82,6 +84,8 @@ pub struct Status {
     pub marks: Option<Marks>,
     /// While the master's log is taken whole: bytes of it that are there, and that are needed.
     pub resync: Option<(u64, u64)>,
+    /// What it has cut of its log since its start that it had acknowledged as master without waiting for the others.
+    pub lost: Lost,
     /// What a person should know, each in a sentence.
     pub troubles: Vec<String>,
 }

@@ -190,6 +190,7 @@ fn reopen(shared: &Shared, why: Reopen) {
         state.core = Core::new(me, shared.options.min_in_sync, seen, own);
         state.desk.look = true;
     }
+    state.lost += store.lost();
     shared.set_store(&mut state, Some(store));
     drop(state);
     shared.notify();

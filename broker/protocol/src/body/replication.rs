@@ -116,6 +116,12 @@ pub struct GroupStatus {
     pub resync_needed: Option<u64>,
     /// Of a master: how many masters of the group have begun without any member of the in-sync set before, so that acknowledged records may be missing.
     pub unclean_elections: Option<u64>,
+    /// Messages that it had acknowledged as master before the others confirmed them, and has cut from its log since its start because the next master lacked them,
+    pub lost_messages: u64,
+    /// their bytes,
+    pub lost_bytes: u64,
+    /// and whether it may be fewer: a process that has ended does not say what it had acknowledged.
+    pub lost_at_most: bool,
     /// Of a master: the other members that have spoken to it or are in the set.
     pub replicas: Vec<ReplicaStatus>,
     /// What a person should know, each in a sentence.

@@ -274,6 +274,29 @@ pub static KEYS: &[Key] = &[
         apply: |c, raw| value::integer(raw, 1, 1_000).map(|n| c.replication.min_in_sync = n as usize),
     },
     Key {
+        name: "replication.acknowledge",
+        unit: "choice",
+        default: "sync",
+        allowed: "sync: when every member of the in-sync set has a message; async: when the master has it",
+        why: "Under async a change of master may take messages that were acknowledged, and counts them; what consumers see waits for the others all the same. A topic's attribute replication goes before it.",
+        apply: |c, raw| {
+            c.replication.confirm = match raw {
+                "sync" => true,
+                "async" => false,
+                other => return Err(format!("{other:?} is neither sync nor async")),
+            };
+            Ok(())
+        },
+    },
+    Key {
+        name: "replication.unconfirmed_size",
+        unit: "bytes",
+        default: "64MiB",
+        allowed: "64KiB to 4GiB",
+        why: "Most log that may be acknowledged under async before the others have it, and so the most that a change of master may take; sends beyond wait. They wait too when anything has been unconfirmed for replication.lease. Less than a second of a fast network.",
+        apply: |c, raw| value::bytes(raw, "64KiB", "4GiB").map(|n| c.replication.unconfirmed_bytes = n),
+    },
+    Key {
         name: "topics.auto_create",
         unit: "yes/no",
         default: "true",

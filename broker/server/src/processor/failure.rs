@@ -119,7 +119,9 @@ const fn append_code(error: &AppendError) -> ResponseCode {
 const fn topic_code(error: &TopicError) -> ResponseCode {
     match error {
         TopicError::NotFound(_) => ResponseCode::TopicNotExist,
-        TopicError::Name(_) | TopicError::Queues { .. } | TopicError::Perm { .. } | TopicError::Reserved(_) => ResponseCode::InvalidParameter,
+        TopicError::Name(_) | TopicError::Queues { .. } | TopicError::Perm { .. } | TopicError::Durability { .. } | TopicError::Reserved(_) => {
+            ResponseCode::InvalidParameter
+        }
         TopicError::TooMany(_) => ResponseCode::SystemError,
         TopicError::Store { error, .. } => append_code(error),
     }

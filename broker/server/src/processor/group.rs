@@ -134,6 +134,9 @@ pub(super) fn group_status(member: &Member) -> GroupStatus {
         resync_taken: status.resync.map(|(taken, _)| taken),
         resync_needed: status.resync.map(|(_, needed)| needed),
         unclean_elections: status.state.as_ref().map(|state| state.unclean),
+        lost_messages: status.lost.messages,
+        lost_bytes: status.lost.bytes,
+        lost_at_most: status.lost.at_most,
         replicas: status.replicas.iter().map(replica).collect(),
         troubles: status.troubles.clone(),
     }

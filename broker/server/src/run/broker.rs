@@ -232,12 +232,14 @@ pub(super) fn store_options(config: &Config) -> StoreOptions {
         retention_bytes: storage.retention_bytes,
         append_queue_bytes_max: usize::try_from(storage.append_queue_bytes).unwrap_or(usize::MAX),
         disk_used_ratio_max: storage.disk_used_ratio_max,
+        unconfirmed_bytes_max: config.replication.unconfirmed_bytes,
         ..StoreOptions::default()
     }
 }
 
 pub(super) fn delivery_options(config: &Config, advertised: SocketAddr) -> DeliveryOptions {
     DeliveryOptions {
+        confirm: config.replication.confirm,
         auto_create_topics: config.topics.auto_create,
         default_topic_queues: config.topics.queue_count,
         message_bytes_max: config.messages.bytes_max,

@@ -49,6 +49,9 @@ pub fn member_samples(status: &Status, samples: &mut Samples) {
         let help = "Masters that have begun without any member of the in-sync set before: acknowledged records may be missing; told by the master.";
         gauge("sluice_replication_unclean_elections", help, state.unclean as f64);
     }
+    let help = "Messages that this member acknowledged as master before the others confirmed them, and that the next master lacked; at most so many.";
+    samples.counter("sluice_replication_lost_messages_total", help, &[], status.lost.messages as f64);
+    samples.counter("sluice_replication_lost_bytes_total", "Bytes of these messages' records.", &[], status.lost.bytes as f64);
     for replica in &status.replicas {
         let member = replica.member.id.to_string();
         let behind = status.marks.map_or(0, |marks| replica.held.received.distance_to(marks.appended));

@@ -25,7 +25,7 @@ impl Scene<'_> {
 fn delayed_messages_that_are_due_while_there_is_no_master_come_from_the_next_one() {
     let works: Vec<&Work> = ["plain", "delayed"].map(|name| work::named(name).expect("there is one")).into();
     let calm = Settings { calendars_jump: false, ..settings(1) };
-    let report = play_with(calm, &works, |scene| {
+    let outcome = play_with(1, calm, &works, |scene| {
         for _ in 0..4 {
             scene.replace(scene.the_master())?;
             // Now there is none for five seconds, in which those of the first two levels are due.
@@ -37,7 +37,7 @@ fn delayed_messages_that_are_due_while_there_is_no_master_come_from_the_next_one
         }
         Ok(())
     });
-    assert!(report.judged(Check::C8) > 0, "no delayed message has come");
+    assert!(outcome.report.judged(Check::C8) > 0, "no delayed message has come");
 }
 
 #[test]

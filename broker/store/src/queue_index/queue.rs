@@ -6,7 +6,7 @@ use sluice_env::sync::Mutex;
 use sluice_types::{QueueId, QueueOffset, Topic};
 use std::sync::{
     Arc,
-    atomic::{AtomicU32, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
 /// A queue, shared. Cache it: looking it up by name costs a hash.
@@ -94,6 +94,7 @@ pub struct Queue {
     id: QueueId,
     /// Pulls held back until a message arrives; delivery counts them here so that an arrival without waiters costs one load.
     pub waiting: AtomicU32,
+    is_shown_flushed: AtomicBool,
     /// First entry still there; never above `visible`.
     pub(super) min: AtomicU64,
     /// One past the last entry consumers may see; never above `next`.
@@ -105,7 +106,16 @@ pub struct Queue {
 
 impl Queue {
     pub(super) fn new(topic: Topic, id: QueueId) -> Self {
-        Self { topic, id, waiting: AtomicU32::new(0), min: AtomicU64::new(0), visible: AtomicU64::new(0), next: AtomicU64::new(0), state: Mutex::default() }
+        Self {
+            topic,
+            id,
+            waiting: AtomicU32::new(0),
+            is_shown_flushed: AtomicBool::new(false),
+            min: AtomicU64::new(0),
+            visible: AtomicU64::new(0),
+            next: AtomicU64::new(0),
+            state: Mutex::default(),
+        }
     }
 
     /// The topic it belongs to.
@@ -124,6 +134,15 @@ impl Queue {
     #[must_use]
     pub fn next_offset(&self) -> QueueOffset {
         QueueOffset(self.next.load(Ordering::Acquire))
+    }
+
+    /// Whether consumers see flushed entries only, also in a log that is flushed asynchronously. What has been shown stays so.
+    pub fn show_flushed_only(&self, yes: bool) {
+        self.is_shown_flushed.store(yes, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_shown_flushed(&self) -> bool {
+        self.is_shown_flushed.load(Ordering::SeqCst)
     }
 
     /// What consumers may see.

@@ -1,7 +1,7 @@
 //! Emptying the directory, for a log that another broker has written.
 
 use super::{IDENTITY, OpenError, disk_error, new_identity, order};
-use crate::{checkpoint, flush_mark, key_index, queue_index, segment};
+use crate::{checkpoint, flush_mark, key_index, queue_index, segment, unconfirmed};
 use sluice_env::{Disk, Env};
 use std::{io, sync::Arc};
 
@@ -21,9 +21,9 @@ fn remove_all(disk: &Arc<dyn Disk>) -> io::Result<()> {
         }
         disk.sync_dir(directory)?;
     }
-    let names = checkpoint::FILES.into_iter().chain([flush_mark::FILE, order::CUT.file]).map(str::to_owned);
+    let names = checkpoint::FILES.into_iter().chain([flush_mark::FILE, unconfirmed::FILE, order::CUT.file]).map(str::to_owned);
     // What an interruption may have left of files that are written through another name.
-    let unfinished = [IDENTITY, order::CUT.file, order::RESYNC.file].map(super::new_name);
+    let unfinished = [IDENTITY, unconfirmed::FILE, order::CUT.file, order::RESYNC.file].map(super::new_name);
     for name in names.chain(unfinished) {
         match disk.remove(&name) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -12,4 +12,5 @@ mod recovery;
 mod replicas;
 mod resync;
 mod threads;
+mod unconfirmed;
 mod world;
