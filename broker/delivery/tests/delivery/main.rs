@@ -7,6 +7,7 @@ mod delayed;
 mod ending;
 mod groups;
 mod locks;
+mod offsets;
 mod pulling;
 mod resetting;
 mod sending;
