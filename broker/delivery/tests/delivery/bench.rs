@@ -176,7 +176,7 @@ impl Bench {
     /// Writes changed offsets now.
     pub(crate) fn flush_offsets(&self) {
         let (sender, receiver) = mpsc::channel();
-        self.delivery.flush_offsets(Box::new(move |result| drop(sender.send(result))));
+        self.delivery.offsets().flush(Box::new(move |result| drop(sender.send(result))));
         receiver.recv_timeout(PATIENCE).expect("answered").expect("written");
     }
 

@@ -298,7 +298,7 @@ fn a_reset_is_done_when_its_offsets_are_stored_also_by_another_write() {
     // Its held pull is answered in the middle of the reset, and everything is written then.
     let delivery = bench.delivery.clone();
     let held = PullRequest { suspend: Some(Duration::from_secs(30)), ..pull_of("orders", 1) };
-    bench.delivery.pull(held, Box::new(move |_| delivery.flush_offsets(Box::new(|_| ()))));
+    bench.delivery.pull(held, Box::new(move |_| delivery.offsets().flush(Box::new(|_| ()))));
     bench.until("held", || bench.delivery.held_pulls() == 1);
     let done = reset(&bench);
     assert_eq!(written(&bench), 1);
