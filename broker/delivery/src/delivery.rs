@@ -402,11 +402,6 @@ impl Delivery {
         self.groups.delete(group, done);
     }
 
-    /// Writes committed offsets now.
-    pub fn flush_offsets(&self, done: Box<dyn FnOnce(Result<usize, AppendError>) + Send>) {
-        self.offsets.flush(done);
-    }
-
     /// Topics.
     #[must_use]
     pub fn topics(&self) -> &Topics {

@@ -32,7 +32,7 @@ pub use filter::{FilterError, Subscription};
 pub use groups::{GroupError, Groups, SubscriptionGroupConfig};
 pub use locks::{LockDone, Locks};
 pub use meta::DataVersion;
-pub use offsets::{CommittedOffset, OffsetError, Offsets};
+pub use offsets::{CommitDone, CommittedOffset, OffsetDone, OffsetError, Offsets};
 pub use pull::{PullError, PullOutcome, PullReply, PullRequest, PullStatus};
 pub use query::{GroupLag, LagSnapshot, QueryError};
 pub use reset::{OffsetReset, ResetDone, ResetError, ResetTo};

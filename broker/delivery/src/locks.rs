@@ -7,10 +7,10 @@
 //! A record that outlives its lock does no harm: at worst the next owner has to wait. So nobody waits for a deletion, and a lock leaves memory only when its
 //! deletion lies in the log.
 
-use crate::meta::{MetaWriter, bytes_of, in_log, place_key, place_of};
+use crate::meta::{MetaWriter, all_is_stored, bytes_of, in_log, place_key, place_of};
 use ahash::AHashMap;
 use sluice_env::{Clock, Env, Monotonic, sync::Mutex};
-use sluice_store::{FlushMode, MetaChange, MetaTable, Store, Wait};
+use sluice_store::{MetaChange, MetaTable, Store, Wait};
 use sluice_types::{Group, QueueId, Topic};
 use std::{
     sync::{
@@ -178,9 +178,7 @@ impl Locks {
         let mut state = State::default();
         let stored = store.meta(MetaTable::Locks);
         // Looked at afterwards: then it covers what was read.
-        let marks = store.marks();
-        let flushed = matches!(store.flush_mode(), FlushMode::Async { .. }) || marks.flushed >= marks.appended;
-        let stage = Stage::Held { durable: flushed && marks.confirmed >= marks.appended };
+        let stage = Stage::Held { durable: all_is_stored(store) };
         for (key, value) in stored {
             let unreadable = || format!("the queue lock {key:?} is unreadable");
             let (group, topic, queue) = place_of(&key).ok_or_else(unreadable)?;

@@ -1,7 +1,7 @@
 //! The way of metadata into the log: changes reach the log in the order in which they took effect in memory.
 
 use sluice_env::sync::Mutex;
-use sluice_store::{AppendError, Batch, MetaChange, Store, Wait};
+use sluice_store::{AppendError, Batch, FlushMode, MetaChange, Store, Wait};
 use sluice_types::{Group, QueueId, Topic};
 use std::sync::Arc;
 
@@ -32,6 +32,13 @@ pub(crate) type MetaDone = Box<dyn FnOnce(Result<(), AppendError>) + Send>;
 /// Whether a change lies in the log, though perhaps not flushed in time: memory has to agree with that.
 pub(crate) fn in_log(result: &Result<(), AppendError>) -> bool {
     matches!(result, Ok(()) | Err(AppendError::Late(..)))
+}
+
+/// Whether all that the log holds by now is as durable as its rule asks.
+pub(crate) fn all_is_stored(store: &Store) -> bool {
+    let marks = store.marks();
+    let is_flushed = matches!(store.flush_mode(), FlushMode::Async { .. }) || marks.flushed >= marks.appended;
+    is_flushed && marks.confirmed >= marks.appended
 }
 
 /// What is kept about a group in a queue has this key.

@@ -1,22 +1,29 @@
 //! How far groups have consumed. Kept in memory, written into the log a little later.
+//!
+//! A commit is in memory alone until the next write, and the next master, or the next start, knows only what was written. So an offset is told when it is as
+//! durable as the log's rule asks, and not before: else a group that was told 7 could be told 5 later. Who asks for one that has changed since waits for its
+//! write, which is begun for him unless it is under way; it is a small record, and its flush is shared with whatever else is written then. The store answers within
+//! its deadline. Who only looks on, statistics and lags, is told at once what was stored last.
+
+mod table;
 
 use crate::{
     Counters,
     clients::ConnectionId,
-    meta::{MetaWriter, in_log, place_key, place_of},
+    meta::{MetaWriter, all_is_stored, in_log, place_key, place_of},
 };
-use ahash::{AHashMap, AHashSet};
+use ahash::AHashMap;
 use sluice_env::{Monotonic, sync::Mutex};
-use sluice_store::{AppendError, MetaChange, MetaTable, Store, Wait};
+use sluice_store::{AppendError, Late, MetaChange, MetaTable, Store, Wait};
 use sluice_types::{Group, QueueId, QueueOffset, Topic};
 use std::{
-    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
+use table::{Settled, Table, Waits, Write};
 use thiserror::Error;
 
 /// How long a reset waits to be followed while its group has no live member: longer than any restart of its members takes. Without an end it would leave out
@@ -51,18 +58,34 @@ pub enum OffsetError {
     /// The group has committed nothing there (22): the client chooses where to start.
     #[error("the group {0} has no offset for {1}/{2}, maybe it is new; the client starts where it is configured to")]
     NotFound(Group, Topic, i32),
+    /// It is in memory, but not stored: a change of master could take it back (10, 12 …).
+    #[error("the offset of group {group} in {topic}/{queue_id} is not stored yet: {error}; ask again")]
+    Store {
+        /// The group.
+        group: Group,
+        /// The topic.
+        topic: Topic,
+        /// The queue.
+        queue_id: i32,
+        /// What the store said.
+        error: AppendError,
+    },
 }
 
 /// Called once with how many offsets were written.
 pub type FlushDone = Box<dyn FnOnce(Result<usize, AppendError>) + Send>;
+/// Called once with an offset that is stored.
+pub type OffsetDone = Box<dyn FnOnce(Result<QueueOffset, OffsetError>) + Send>;
+/// Called once when a commit is stored.
+pub type CommitDone = Box<dyn FnOnce(Result<(), OffsetError>) + Send>;
+/// Called once when offsets are stored.
+pub type StoredDone = Box<dyn FnOnce(Result<(), AppendError>) + Send>;
 
 type Place = (Group, Topic, QueueId);
 
 #[derive(Default)]
 struct State {
-    groups: AHashMap<Group, AHashMap<Topic, BTreeMap<QueueId, QueueOffset>>>,
-    /// Places whose value in the log is older than that in memory.
-    dirty: AHashSet<Place>,
+    table: Table,
     /// Resets that no member has followed yet.
     resets: AHashMap<Place, Reset>,
 }
@@ -92,23 +115,18 @@ impl Reset {
 }
 
 impl State {
-    fn get(&self, group: &str, topic: &str, queue: QueueId) -> Option<QueueOffset> {
-        self.groups.get(group)?.get(topic)?.get(&queue).copied()
-    }
-
     /// The reset that a place's members have not followed yet.
     fn reset(&self, group: &Group, topic: &Topic, queue: QueueId) -> Option<&Reset> {
         if self.resets.is_empty() { None } else { self.resets.get(&(group.clone(), topic.clone(), queue)) }
     }
 
-    /// Sets a value and returns the former one.
-    fn set(&mut self, group: &Group, topic: &Topic, queue: QueueId, offset: QueueOffset) -> Option<QueueOffset> {
-        let before = self.get(group.as_str(), topic.as_str(), queue);
-        if before != Some(offset) {
-            self.groups.entry(group.clone()).or_default().entry(topic.clone()).or_default().insert(queue, offset);
-            self.dirty.insert((group.clone(), topic.clone(), queue));
+    /// A connection is told where to go on: when a reset sends its group there, it knows.
+    fn tell(&mut self, place: &Place, offset: QueueOffset, connection: ConnectionId) {
+        if !self.resets.is_empty()
+            && let Some(reset) = self.resets.get_mut(place).filter(|reset| reset.offset == offset)
+        {
+            reset.tell(connection);
         }
-        before
     }
 }
 
@@ -125,29 +143,72 @@ impl Offsets {
     /// Reads what the log holds. The error names a key that cannot be read.
     pub(crate) fn load(store: &Store, meta: &Arc<MetaWriter>, counters: &Arc<Counters>) -> Result<Self, String> {
         let mut state = State::default();
-        for (key, value) in store.meta(MetaTable::Offsets) {
-            let ((group, topic, queue), offset) = parse(&key, &value).ok_or_else(|| format!("the committed offset {key:?} is unreadable"))?;
-            state.set(&group, &topic, queue, offset);
+        let stored = store.meta(MetaTable::Offsets);
+        // Looked at afterwards: then it covers what was read.
+        let is_stored = all_is_stored(store);
+        for (key, value) in stored {
+            let (place, offset) = parse(&key, &value).ok_or_else(|| format!("the committed offset {key:?} is unreadable"))?;
+            state.table.load(place, offset, is_stored);
         }
-        state.dirty.clear();
         Ok(Self { state: Arc::new(Mutex::new(state)), resets: AtomicUsize::new(0), meta: meta.clone(), counters: counters.clone() })
     }
 
-    /// A group's offset in a queue.
+    /// A group's offset in a queue, as far as it is stored: for who looks on. What was committed a moment ago may be further.
     #[must_use]
     pub fn get(&self, group: &str, topic: &str, queue: QueueId) -> Option<QueueOffset> {
-        self.state.lock().get(group, topic, queue)
+        self.state.lock().table.stored(group, topic, queue)
     }
 
-    /// A group's offset in a queue, for a connection that asks where to go on: a reset need not send it there any more.
-    pub(crate) fn tell(&self, group: &Group, topic: &Topic, queue: QueueId, connection: ConnectionId) -> Option<QueueOffset> {
-        let mut state = self.state.lock();
-        if !state.resets.is_empty()
-            && let Some(reset) = state.resets.get_mut(&(group.clone(), topic.clone(), queue))
-        {
-            reset.tell(connection);
+    /// A group's newest offset in a queue. Not to be told.
+    pub(crate) fn newest(&self, group: &str, topic: &str, queue: QueueId) -> Option<QueueOffset> {
+        self.state.lock().table.now(group, topic, queue)
+    }
+
+    /// A group's offset in a queue, for a connection that asks where to go on: a reset need not send it there any more. `done` comes when the offset is stored, at once
+    /// if it is; with `None` if it has been deleted meanwhile.
+    pub(crate) fn ask(&self, place: Place, connection: ConnectionId, done: Settled) {
+        let (state, asked) = (self.state.clone(), place.clone());
+        let told = move |result: Result<Option<QueueOffset>, AppendError>| {
+            if let Ok(Some(offset)) = &result {
+                state.lock().tell(&asked, *offset, connection);
+            }
+            done(result);
+        };
+        self.settle_one(place, Box::new(told));
+    }
+
+    /// `done` comes when the newest offsets of these places are stored, deletions too.
+    pub(crate) fn settle(&self, places: Vec<Place>, done: StoredDone) {
+        let all = Arc::new(Mutex::new(Settling { left: places.len() + 1, result: Ok(()), done: Some(done) }));
+        for place in places {
+            let all = all.clone();
+            self.settle_one(place, Box::new(move |result| Settling::one(&all, result.map(|_| ()))));
         }
-        state.get(group.as_str(), topic.as_str(), queue)
+        Settling::one(&all, Ok(()));
+    }
+
+    fn settle_one(&self, place: Place, settled: Settled) {
+        let waits = self.state.lock().table.wait(place, settled);
+        match waits {
+            Waits::ForWrite => {}
+            Waits::Not(settled, offset) => settled(Ok(offset)),
+            Waits::ToBeWritten(place, settled) => self.write_and_settle(place, settled),
+        }
+    }
+
+    /// Writes what has changed of the place's group: the place is one of those, unless somebody has just been here with the same wish.
+    fn write_and_settle(&self, place: Place, settled: Settled) {
+        let mut at_once = None;
+        let group = place.0.clone();
+        let wait = |state: &mut State| match state.table.wait(place, settled) {
+            Waits::ForWrite => {}
+            Waits::Not(settled, offset) => at_once = Some((settled, Ok(offset))),
+            Waits::ToBeWritten(..) => unreachable!("all changes of its group are being written"),
+        };
+        self.write(Some(&group), wait, Box::new(|_| ()));
+        if let Some((settled, result)) = at_once {
+            settled(result);
+        }
     }
 
     /// Takes a consumer's commit. It may lower the offset, as the protocol allows; that is counted. While the group's members have not followed a
@@ -159,7 +220,7 @@ impl Offsets {
                 tracing::debug!(%group, %topic, %queue, %offset, reset = %reset.offset, "a commit from before a reset is left out");
                 return;
             }
-            state.set(group, topic, queue, offset)
+            state.table.set(group, topic, queue, Some(offset))
         };
         if let Some(before) = before.filter(|before| *before > offset) {
             Counters::add(&self.counters.offsets_lowered, 1);
@@ -171,7 +232,7 @@ impl Offsets {
     /// until one of them pulls that knows of it, or the group has had no live member for ten minutes.
     pub(crate) fn reset(&self, group: &Group, topic: &Topic, queue: QueueId, offset: QueueOffset, now: Monotonic) {
         let mut state = self.state.lock();
-        state.set(group, topic, queue, offset);
+        state.table.set(group, topic, queue, Some(offset));
         state.resets.insert((group.clone(), topic.clone(), queue), Reset { offset, told: Vec::new(), live: now });
         self.resets.store(state.resets.len(), Ordering::Release);
     }
@@ -235,90 +296,102 @@ impl Offsets {
         self.resets.store(state.resets.len(), Ordering::Release);
     }
 
-    /// All offsets of a group.
+    /// All offsets of a group, as far as they are stored: for who looks on.
     #[must_use]
     pub fn list(&self, group: &str) -> Vec<CommittedOffset> {
-        let state = self.state.lock();
-        let topics = state.groups.get(group).into_iter().flatten();
-        let mut all: Vec<_> = topics
-            .flat_map(|(topic, queues)| queues.iter().map(|(queue, offset)| CommittedOffset { topic: topic.clone(), queue: *queue, offset: *offset }))
-            .collect();
-        all.sort_unstable_by(|a, b| (&a.topic, a.queue).cmp(&(&b.topic, b.queue)));
-        all
+        let all = self.state.lock().table.list(group);
+        all.into_iter().map(|(topic, queue, offset)| CommittedOffset { topic, queue, offset }).collect()
     }
 
     /// All groups that have an offset anywhere.
     #[must_use]
     pub fn groups(&self) -> Vec<Group> {
-        let mut groups: Vec<Group> = self.state.lock().groups.keys().cloned().collect();
-        groups.sort_unstable();
-        groups
+        self.state.lock().table.groups(|_| true)
     }
 
     /// The groups that have an offset in a topic, connected or not.
     #[must_use]
     pub fn groups_of_topic(&self, topic: &str) -> Vec<Group> {
-        let state = self.state.lock();
-        let mut groups: Vec<Group> = state.groups.iter().filter(|(_, topics)| topics.contains_key(topic)).map(|(group, _)| group.clone()).collect();
-        groups.sort_unstable();
-        groups
+        self.state.lock().table.groups(|of| of.as_str() == topic)
     }
 
-    /// Gives a group another group's offsets in a topic. They come after any reset of the group there, and end it.
-    pub fn copy_group(&self, from: &str, to: &Group, topic: &Topic) {
-        let mut state = self.state.lock();
-        let copied = state.groups.get(from).and_then(|topics| topics.get(topic)).cloned().unwrap_or_default();
-        for (queue, offset) in copied {
-            state.set(to, topic, queue, offset);
-            state.resets.remove(&(to.clone(), topic.clone(), queue));
-        }
-        self.resets.store(state.resets.len(), Ordering::Release);
+    /// Gives a group another group's offsets, in one topic or in all but its retry topic. They come after any reset of the group there, and end it. `done` comes
+    /// when they are stored.
+    pub fn copy_group(&self, from: &Group, to: &Group, topic: Option<&Topic>, done: StoredDone) {
+        let copied: Vec<Place> = {
+            let mut state = self.state.lock();
+            let is_meant = |of: &Topic| topic.is_none_or(|topic| topic == of) && of.retry_group().is_none();
+            let places = state.table.places(|group, of| group == from && is_meant(of));
+            let copy = |(_, topic, queue): Place| {
+                let offset = state.table.now(from.as_str(), topic.as_str(), queue);
+                state.table.set(to, &topic, queue, offset);
+                let place = (to.clone(), topic, queue);
+                state.resets.remove(&place);
+                place
+            };
+            let copied = places.into_iter().map(copy).collect();
+            self.resets.store(state.resets.len(), Ordering::Release);
+            copied
+        };
+        self.settle(copied, done);
     }
 
-    /// Forgets a group's offsets.
+    /// Forgets a group's offsets. Whatever is written into the log after this lies behind their deletion.
     pub fn remove_group(&self, group: &Group) {
-        let mut state = self.state.lock();
-        for (topic, queues) in state.groups.remove(group).unwrap_or_default() {
-            state.dirty.extend(queues.into_keys().map(|queue| (group.clone(), topic.clone(), queue)));
-        }
-        state.resets.retain(|(of, _, _), _| of != group);
-        self.resets.store(state.resets.len(), Ordering::Release);
+        self.remove(|of, _| of == group);
     }
 
-    /// Forgets all offsets in a topic.
+    /// Forgets all offsets in a topic, in the same way.
     pub fn remove_topic(&self, topic: &Topic) {
-        let mut state = self.state.lock();
-        let State { groups, dirty, resets } = &mut *state;
-        groups.retain(|group, topics| {
-            let queues = topics.remove(topic).unwrap_or_default();
-            dirty.extend(queues.into_keys().map(|queue| (group.clone(), topic.clone(), queue)));
-            !topics.is_empty()
-        });
-        resets.retain(|(_, of, _), _| of != topic);
-        self.resets.store(resets.len(), Ordering::Release);
+        self.remove(|_, of| of == topic);
     }
 
-    /// Hands every changed offset to the log. Those it refuses are handed over again next time.
+    fn remove(&self, of: impl Fn(&Group, &Topic) -> bool) {
+        {
+            let mut state = self.state.lock();
+            for (group, topic, queue) in state.table.places(&of) {
+                state.table.set(&group, &topic, queue, None);
+            }
+            state.resets.retain(|(group, topic, _), _| !of(group, topic));
+            self.resets.store(state.resets.len(), Ordering::Release);
+        }
+        self.flush(Box::new(|result| {
+            if let Err(error) = result {
+                tracing::warn!(%error, "the deletion of committed offsets was not stored; it is tried again");
+            }
+        }));
+    }
+
+    /// Hands every changed offset to the log. Those it does not store are handed over again next time.
     pub fn flush(&self, done: FlushDone) {
-        let taken: Arc<Mutex<Vec<Place>>> = Arc::default();
+        self.write(None, |_| (), done);
+    }
+
+    /// Hands changed offsets to the log, all or one group's. `then` runs when they are taken, `done` when the log has answered.
+    fn write(&self, of: Option<&Group>, then: impl FnOnce(&mut State), done: FlushDone) {
+        let taken: Arc<Mutex<Option<Write>>> = Arc::default();
         let (kept, state, counters) = (taken.clone(), self.state.clone(), self.counters.clone());
         self.meta.change(
             Wait::Durable,
             || {
                 let mut state = self.state.lock();
-                let mut places: Vec<Place> = std::mem::take(&mut state.dirty).into_iter().collect();
-                // The log must not depend on a hash's order.
-                places.sort_unstable();
-                let changes = places.iter().map(|place| change(&state, place)).collect();
-                *taken.lock() = places;
+                let write = state.table.begin_write(of);
+                then(&mut state);
+                let changes = write.iter().flat_map(|write| &write.values).map(change).collect();
+                *taken.lock() = write;
                 changes
             },
             Box::new(move |result| {
-                let places = std::mem::take(&mut *kept.lock());
-                let written = places.len();
+                let Some(write) = kept.lock().take() else { return done(result.map(|()| 0)) };
                 if !in_log(&result) {
-                    state.lock().dirty.extend(places);
                     Counters::add(&counters.offset_flushes_failed, 1);
+                }
+                // Fewer brokers than there should be hold it, but all that have to: it stays.
+                let result = if matches!(result, Err(AppendError::Late(Late::Replicas, _))) { Ok(()) } else { result };
+                let written = write.values.len();
+                let answers = state.lock().table.end_write(write, &result);
+                for (settled, result) in answers {
+                    settled(result);
                 }
                 done(result.map(|()| written));
             }),
@@ -326,8 +399,31 @@ impl Offsets {
     }
 }
 
-fn change(state: &State, (group, topic, queue): &Place) -> MetaChange {
-    let value = state.get(group.as_str(), topic.as_str(), *queue).map(|offset| offset.0.to_be_bytes().to_vec());
+/// Several offsets that somebody waits for.
+struct Settling {
+    left: usize,
+    result: Result<(), AppendError>,
+    done: Option<StoredDone>,
+}
+
+impl Settling {
+    fn one(all: &Mutex<Self>, result: Result<(), AppendError>) {
+        let last = {
+            let mut all = all.lock();
+            all.left -= 1;
+            if all.result.is_ok() {
+                all.result = result;
+            }
+            if all.left == 0 { all.done.take().map(|done| (done, all.result.clone())) } else { None }
+        };
+        if let Some((done, result)) = last {
+            done(result);
+        }
+    }
+}
+
+fn change(((group, topic, queue), offset): &(Place, Option<QueueOffset>)) -> MetaChange {
+    let value = offset.map(|offset| offset.0.to_be_bytes().to_vec());
     MetaChange { table: MetaTable::Offsets, key: place_key(group, topic, *queue), value }
 }
 

@@ -179,6 +179,7 @@ impl Delivery {
             Ok(prepared) => prepared,
             Err(error) => return done(Err(error)),
         };
+        // The answer is no promise that this stays; a query of the offset is, and waits for it.
         if let Some(commit) = request.commit_offset.and_then(QueueOffset::from_wire) {
             self.offsets().commit(&request.group, &request.topic, work.queue.id(), commit);
         }

@@ -3,12 +3,12 @@
 use crate::{
     Delivery,
     clients::{Beginning, ConnectionId, ConsumeFromWhere},
-    offsets::OffsetError,
+    offsets::{CommitDone, OffsetDone, OffsetError},
     topics::TopicError,
 };
 use bytes::Bytes;
 use sluice_protocol::record::RecordView;
-use sluice_store::{QueueBounds, ReadError, TimeBoundary, queue_index::QueueRef};
+use sluice_store::{AppendError, QueueBounds, ReadError, TimeBoundary, queue_index::QueueRef};
 use sluice_types::{CommitLogOffset, Group, QueueId, QueueOffset, Topic};
 use std::collections::BTreeMap;
 use thiserror::Error;
@@ -66,6 +66,15 @@ struct Reading {
     beginning: Option<Beginning>,
 }
 
+fn place(group: &Group, topic: &Topic, queue_id: i32) -> (Group, Topic, QueueId) {
+    (group.clone(), topic.clone(), QueueId(queue_id.cast_unsigned()))
+}
+
+fn not_stored(group: &Group, topic: &Topic, queue_id: i32) -> impl FnOnce(AppendError) -> OffsetError + Send + 'static {
+    let (group, topic) = (group.clone(), topic.clone());
+    move |error| OffsetError::Store { group, topic, queue_id, error }
+}
+
 /// Where a group goes on in a topic's queues.
 type Positions = Vec<(QueueRef, QueueOffset)>;
 
@@ -106,7 +115,7 @@ impl Delivery {
         Ok(self.store().record_at(offset)?)
     }
 
-    /// Takes a consumer's commit.
+    /// Takes a consumer's commit. It is written a little later.
     pub fn commit_offset(&self, group: &Group, topic: &Topic, queue_id: i32, offset: i64) -> Result<(), OffsetError> {
         let queue = self.topics().queue_to_read(topic.as_str(), queue_id).map_err(|_| OffsetError::TopicNotFound(topic.clone()))?;
         let queue = queue.ok_or_else(|| OffsetError::QueueId(topic.clone(), queue_id))?;
@@ -118,24 +127,30 @@ impl Delivery {
         Ok(())
     }
 
-    /// Where a group goes on in a queue. A group that has committed nothing starts at 0 when everything that the queue ever had is there and recent; else it gets
-    /// [`OffsetError::NotFound`] and starts where its client is configured to. Who asks knows of a reset of the group from then on.
-    pub fn query_offset(
-        &self,
-        group: &Group,
-        topic: &Topic,
-        queue_id: i32,
-        zero_if_not_found: bool,
-        connection: ConnectionId,
-    ) -> Result<QueueOffset, OffsetError> {
-        let not_found = || OffsetError::NotFound(group.clone(), topic.clone(), queue_id);
-        let queue = self.topics().queue_to_read(topic.as_str(), queue_id).ok().flatten().ok_or_else(not_found)?;
-        if let Some(offset) = self.offsets().tell(group, topic, queue.id(), connection) {
-            return Ok(offset);
+    /// Takes a commit whose sender wants to know that it stays: `done` comes when it is stored, or what its group was reset to meanwhile.
+    pub fn commit_offset_stored(&self, group: &Group, topic: &Topic, queue_id: i32, offset: i64, done: CommitDone) {
+        if let Err(error) = self.commit_offset(group, topic, queue_id, offset) {
+            return done(Err(error));
         }
-        let bounds = queue.visible();
-        let complete = bounds.min == QueueOffset::ZERO && bounds.max > QueueOffset::ZERO;
-        if zero_if_not_found && complete && self.first_is_recent(&queue) { Ok(QueueOffset::ZERO) } else { Err(not_found()) }
+        let (place, not_stored) = (place(group, topic, queue_id), not_stored(group, topic, queue_id));
+        self.offsets().settle(vec![place], Box::new(move |stored| done(stored.map_err(not_stored))));
+    }
+
+    /// Where a group goes on in a queue. A group that has committed nothing starts at 0 when everything that the queue ever had is there and recent; else it gets
+    /// [`OffsetError::NotFound`] and starts where its client is configured to. Who asks knows of a reset of the group from then on. `done` comes at once when the offset is
+    /// stored already, else when it is.
+    pub fn query_offset(&self, group: &Group, topic: &Topic, queue_id: i32, zero_if_not_found: bool, connection: ConnectionId, done: OffsetDone) {
+        let not_found = OffsetError::NotFound(group.clone(), topic.clone(), queue_id);
+        let Some(queue) = self.topics().queue_to_read(topic.as_str(), queue_id).ok().flatten() else { return done(Err(not_found)) };
+        if self.offsets().newest(group.as_str(), topic.as_str(), queue.id()).is_none() {
+            let bounds = queue.visible();
+            let complete = bounds.min == QueueOffset::ZERO && bounds.max > QueueOffset::ZERO;
+            let zero = zero_if_not_found && complete && self.first_is_recent(&queue);
+            return done(if zero { Ok(QueueOffset::ZERO) } else { Err(not_found) });
+        }
+        let (place, not_stored) = (place(group, topic, queue_id), not_stored(group, topic, queue_id));
+        let answer = move |stored: Result<Option<QueueOffset>, _>| done(stored.map_err(not_stored).and_then(|offset| offset.ok_or(not_found)));
+        self.offsets().ask(place, connection, Box::new(answer));
     }
 
     fn first_is_recent(&self, queue: &QueueRef) -> bool {

@@ -103,8 +103,10 @@ impl Delivery {
         for Place { queue, .. } in places.iter().filter(|place| !place.stays) {
             self.redirect_held(queue, &reset.group);
         }
+        // The offsets of queues where it stays are told too.
+        let told = places.iter().map(|place| (reset.group.clone(), reset.topic.clone(), place.queue.id())).collect();
         let moved = places.into_iter().map(|place| (place.queue.id(), place.offset)).collect();
-        self.flush_offsets(Box::new(move |flushed| done(flushed.map(|_| moved).map_err(ResetError::from))));
+        self.offsets().settle(told, Box::new(move |stored| done(stored.map(|()| moved).map_err(ResetError::from))));
     }
 
     fn reset_places(&self, reset: &OffsetReset) -> Result<Vec<Place>, ResetError> {
@@ -121,7 +123,7 @@ impl Delivery {
             .map(|id| {
                 let queue = self.topics().queue_to_read(reset.topic.as_str(), id).ok().flatten().ok_or_else(|| wrong(id))?;
                 let wanted = self.reset_place(reset, id, &queue)?;
-                let now = self.offsets().get(reset.group.as_str(), reset.topic.as_str(), queue.id());
+                let now = self.offsets().newest(reset.group.as_str(), reset.topic.as_str(), queue.id());
                 let stays = now.filter(|now| !reset.forward && *now < wanted);
                 Ok(Place { queue, offset: stays.unwrap_or(wanted), stays: stays.is_some() })
             })

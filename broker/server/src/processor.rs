@@ -230,14 +230,14 @@ impl BrokerProcessor {
             Code::QueryMessage => return self.query_message(request, reply),
             Code::ViewMessageById => self.view_message(request),
 
-            Code::QueryConsumerOffset => self.query_consumer_offset(request),
-            Code::UpdateConsumerOffset => self.update_consumer_offset(request),
+            Code::QueryConsumerOffset => return self.query_consumer_offset(request, reply),
+            Code::UpdateConsumerOffset => return self.update_consumer_offset(request, reply),
             Code::SearchOffsetByTimestamp => self.search_offset(request),
             Code::GetMaxOffset => self.max_offset(request),
             Code::GetMinOffset => self.min_offset(request),
             Code::GetEarliestMsgStoretime => self.earliest_store_time(request),
             Code::GetAllConsumerOffset => self.all_consumer_offsets(),
-            Code::CloneGroupOffset => self.clone_group_offset(request),
+            Code::CloneGroupOffset => return self.clone_group_offset(request, reply),
             Code::InvokeBrokerToResetOffset => return self.reset_offset(request, reply),
 
             Code::HeartBeat => self.heartbeat(request),

@@ -37,6 +37,7 @@ pub const ALL: &[Broken] = &[
     within(60, "a master never fences itself"),
     within(60, "the coordinator swaps whatever the version"),
     within(60, "acknowledgements without confirmation have no bound"),
+    within(60, "a committed offset is told before it is stored"),
 ];
 
 /// The one with that name, or with a name that begins so.

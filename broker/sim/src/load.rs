@@ -293,16 +293,17 @@ impl Reading<'_> {
         client.history.op(client.history.now(), client.process, None, What::Consumed(consumed));
     }
 
-    /// Commits.
+    /// Commits: half of the time as RocketMQ's clients do, who want no answer, and else so that the answer says that it is stored.
     pub fn commit(&self, client: &mut Client, next: u64) {
-        let request = Request::Commit { group: self.group.to_owned(), topic: self.topic.to_owned(), queue: self.queue, offset: next };
+        let stored = client.random(2) == 0;
+        let request = Request::Commit { group: self.group.to_owned(), topic: self.topic.to_owned(), queue: self.queue, offset: next, stored };
         let invoke = client.history.now();
-        let by = match client.ask(&request, PATIENCE) {
-            Reply::Answered(by, _) => Some(by),
-            _ => None,
+        let (by, outcome) = match client.ask(&request, PATIENCE) {
+            Reply::Answered(by, Answer::Done(true)) if stored => (Some(by), Outcome::Ok),
+            // It is taken into memory and written soon: nothing is promised yet.
+            _ => (None, Outcome::Unknown),
         };
-        // It is taken into memory and written soon: nothing is promised yet.
-        let place = Place { group: node::group(self.group), queue: self.of(), offset: QueueOffset(next), outcome: Outcome::Unknown };
+        let place = Place { group: node::group(self.group), queue: self.of(), offset: QueueOffset(next), outcome };
         client.history.op(invoke, client.process, by, What::Commit(place));
     }
 

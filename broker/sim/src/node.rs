@@ -6,8 +6,8 @@ use crate::{
     talk::{Answer, Came, Request, Signed, Talk},
 };
 use sluice_delivery::{
-    CheckSent, ClientPush, ConnectionId, Delivery, DeliveryOptions, EndTransaction, PullRequest, SendError, SendRequest, Subscription, TransactionCheck,
-    Verdict,
+    CheckSent, ClientPush, ConnectionId, Delivery, DeliveryOptions, EndTransaction, OffsetError, PullRequest, SendError, SendRequest, Subscription,
+    TransactionCheck, Verdict,
 };
 use sluice_env::{
     Connection, Env,
@@ -19,7 +19,7 @@ use sluice_history::NodeEvent;
 use sluice_protocol::record::RecordView;
 use sluice_replication::{Epoch, MemberId, Timing};
 use sluice_store::{FlushMode, RecoveryProgress, Store, StoreOptions};
-use sluice_types::{Group, QueueId, QueueOffset, Topic};
+use sluice_types::{Group, QueueId, Topic};
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -175,7 +175,7 @@ impl Node {
         if self.serves() != Some(epoch) {
             return refused(epoch.0, "not master any more");
         }
-        let is_read = matches!(request, Request::Pull { .. } | Request::Fetch { .. } | Request::Lock { .. } | Request::End { .. });
+        let is_read = matches!(request, Request::Pull { .. } | Request::Fetch { .. } | Request::Commit { .. } | Request::Lock { .. } | Request::End { .. });
         let answer = self.handle(&delivery, request, connection);
         // What was read while another one may have become master is not told.
         if is_read && self.serves() != Some(epoch) {
@@ -194,11 +194,8 @@ impl Node {
             Request::Finish { group, offset, place, id, commit } => end(delivery, &group, offset, place, &id, commit),
             Request::Pull { group, topic, queue, offset, hold_ms } => self.pull(delivery, (&group, &topic, queue), offset, hold_ms, connection),
             Request::End { topic, queue } => Answer::Offset(delivery.bounds(&self::topic(&topic), queue as i32).ok().map(|bounds| bounds.max.0)),
-            Request::Fetch { group, topic, queue } => Answer::Offset(delivery.offsets().get(&group, &topic, QueueId(queue)).map(|offset| offset.0)),
-            Request::Commit { group, topic, queue, offset } => {
-                delivery.offsets().commit(&self::group(&group), &self::topic(&topic), QueueId(queue), QueueOffset(offset));
-                Answer::Done(true)
-            }
+            Request::Fetch { group, topic, queue } => fetch(delivery, &group, &topic, queue, connection),
+            Request::Commit { group, topic, queue, offset, stored } => commit(delivery, (&group, &topic, queue), offset, stored),
             Request::Lock { group, client, topic, queue, take } => lock(delivery, &group, &client, &topic, queue, take),
         }
     }
@@ -273,6 +270,36 @@ fn send(delivery: &Arc<Delivery>, topic: &str, queue: u32, group: &str, properti
         },
         Ok(Err(error)) => Answer::Refused { is_unknown: matches!(error, SendError::Late(..) | SendError::Store(_)), why: error.to_string() },
         Err(_) => Answer::Refused { is_unknown: true, why: "no answer in time".to_owned() },
+    }
+}
+
+fn fetch(delivery: &Arc<Delivery>, group: &str, topic: &str, queue: u32, connection: ConnectionId) -> Answer {
+    let (sender, receiver) = oneshot();
+    let done = Box::new(move |result| sender.send(result));
+    delivery.query_offset(&self::group(group), &self::topic(topic), queue as i32, true, connection, done);
+    match receiver.recv_timeout(STORE_ANSWER) {
+        Ok(Ok(offset)) => Answer::Offset(Some(offset.0)),
+        Ok(Err(OffsetError::NotFound(..))) => Answer::Offset(None),
+        Ok(Err(error)) => Answer::Refused { is_unknown: false, why: error.to_string() },
+        Err(_) => Answer::Refused { is_unknown: false, why: "no answer in time".to_owned() },
+    }
+}
+
+fn commit(delivery: &Arc<Delivery>, (group, topic, queue): (&str, &str, u32), offset: u64, stored: bool) -> Answer {
+    let (group, topic) = (self::group(group), self::topic(topic));
+    let refused = |is_unknown, why: &dyn ToString| Answer::Refused { is_unknown, why: why.to_string() };
+    if !stored {
+        return match delivery.commit_offset(&group, &topic, queue as i32, offset as i64) {
+            Ok(()) => Answer::Done(true),
+            Err(error) => refused(false, &error),
+        };
+    }
+    let (sender, receiver) = oneshot();
+    delivery.commit_offset_stored(&group, &topic, queue as i32, offset as i64, Box::new(move |result| sender.send(result)));
+    match receiver.recv_timeout(STORE_ANSWER) {
+        Ok(Ok(())) => Answer::Done(true),
+        Ok(Err(error)) => refused(true, &error),
+        Err(_) => refused(true, &"no answer in time"),
     }
 }
 

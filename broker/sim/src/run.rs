@@ -27,7 +27,7 @@ pub struct Options {
     pub minutes: u64,
     /// The faults; all if there are none named.
     pub faults: Option<Vec<Fault>>,
-    /// What clients do; everything usual if nothing is named.
+    /// What clients do; everything if nothing is named.
     pub work: Option<Vec<&'static Work>>,
     /// The rule that is broken on purpose.
     pub broken: Option<&'static str>,
@@ -144,7 +144,7 @@ impl<'a> World<'a> {
     }
 
     fn go(&self, options: &Options) -> Result<Outcome, Halt> {
-        let work = options.work.clone().unwrap_or_else(|| work::ALL.iter().filter(|work| work.is_usual).collect());
+        let work = options.work.clone().unwrap_or_else(|| work::ALL.iter().collect());
         let crew = self.begin(&work)?;
         let plan = Plan::new(self.seed, options.faults.clone(), self.settings.calendars_jump);
         let faults = plan.carry_out(self, Duration::from_secs(options.minutes * 60))?;

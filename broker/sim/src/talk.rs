@@ -73,6 +73,8 @@ pub enum Request {
         queue: u32,
         /// From there on.
         offset: u64,
+        /// Whether the answer is to come when that is stored.
+        stored: bool,
     },
     /// A queue's order lock.
     Lock {

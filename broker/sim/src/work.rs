@@ -15,26 +15,15 @@ pub struct Work {
     pub name: &'static str,
     /// Hires those who do it.
     pub hire: fn(&mut Crew<'_>),
-    /// Whether it is part of a run that names no work.
-    pub is_usual: bool,
 }
 
-const fn usual(name: &'static str, hire: fn(&mut Crew<'_>)) -> Work {
-    Work { name, hire, is_usual: true }
+const fn work(name: &'static str, hire: fn(&mut Crew<'_>)) -> Work {
+    Work { name, hire }
 }
 
-const fn only_named(name: &'static str, hire: fn(&mut Crew<'_>)) -> Work {
-    Work { name, hire, is_usual: false }
-}
-
-/// All of them, in the order in which they are hired.
-pub const ALL: &[Work] = &[
-    usual("plain", plain::hire),
-    usual("ends", ends::hire),
-    usual("delayed", delayed::hire),
-    only_named("orderly", orderly::hire),
-    only_named("rebalance", rebalance::hire),
-];
+/// All of them, in the order in which they are hired. A run that names none has them all.
+pub const ALL: &[Work] =
+    &[work("plain", plain::hire), work("ends", ends::hire), work("delayed", delayed::hire), work("orderly", orderly::hire), work("rebalance", rebalance::hire)];
 
 /// The one with that name.
 pub fn named(name: &str) -> Result<&'static Work, String> {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use sluice_delivery::{
     CheckSent, ClientInfo, ClientPush, ConnectionId, ConsumeFromWhere, ConsumeType, ConsumerHeartbeat, Delivery, DeliveryOptions, EndError, EndTransaction,
-    MessageModel, PullReply, PullRequest, SendError, SendReceipt, SendRequest, SpawnWork, Subscription, TransactionCheck, Verdict,
+    MessageModel, OffsetError, PullReply, PullRequest, SendError, SendReceipt, SendRequest, SpawnWork, Subscription, TransactionCheck, Verdict,
 };
 use sluice_env::{
     Env,
@@ -12,7 +12,7 @@ use sluice_env::{
 };
 use sluice_protocol::{Language, record::RecordView};
 use sluice_store::{FlushMode, Store, StoreOptions};
-use sluice_types::{Group, QueueId, Topic};
+use sluice_types::{Group, QueueId, QueueOffset, Topic};
 use std::{
     net::SocketAddr,
     sync::{Arc, mpsc},
@@ -169,6 +169,31 @@ impl Bench {
 
     pub(crate) fn lock(&self, client_id: &str, queues: &[u32]) -> Vec<u32> {
         self.lock_later(client_id, queues).recv_timeout(PATIENCE).expect("a lock is answered")
+    }
+
+    /// Asks where `readers` go on in a queue of `orders`.
+    pub(crate) fn ask_later(&self, queue: i32, zero: bool, connection: u64) -> mpsc::Receiver<Result<QueueOffset, OffsetError>> {
+        let (sender, receiver) = mpsc::channel();
+        let done = Box::new(move |result| drop(sender.send(result)));
+        self.delivery.query_offset(&group("readers"), &topic("orders"), queue, zero, ConnectionId(connection), done);
+        receiver
+    }
+
+    pub(crate) fn ask(&self, queue: i32, zero: bool, connection: u64) -> Result<QueueOffset, OffsetError> {
+        self.ask_later(queue, zero, connection).recv_timeout(PATIENCE).expect("a question for an offset is answered")
+    }
+
+    /// Writes changed offsets now.
+    pub(crate) fn flush_offsets(&self) {
+        let (sender, receiver) = mpsc::channel();
+        self.delivery.offsets().flush(Box::new(move |result| drop(sender.send(result))));
+        receiver.recv_timeout(PATIENCE).expect("answered").expect("written");
+    }
+
+    /// What a group has committed in queue 0 of `orders`, for who looks on: when that is written.
+    pub(crate) fn committed(&self, name: &str) -> Option<QueueOffset> {
+        self.flush_offsets();
+        self.delivery.offsets().get(name, "orders", QueueId(0))
     }
 
     pub(crate) fn unlock(&self, client_id: &str, queues: &[u32]) {

@@ -1,5 +1,5 @@
 use crate::bench::{Bench, group, message, topic};
-use sluice_delivery::{ConnectionId, SendError, SendRequest, TopicChange, TopicConfig, TopicError};
+use sluice_delivery::{SendError, SendRequest, TopicChange, TopicConfig, TopicError};
 use sluice_env::sim::{self, Fault, FaultKind, Op};
 use std::{
     collections::BTreeSet,
@@ -73,7 +73,7 @@ fn a_committed_offset_that_reached_the_log_is_not_lowered_by_a_power_cut() {
         waits.recv().expect("answered").expect("written");
         bench.delivery.commit_offset(&readers, &orders, 0, 9).expect("taken");
         let crashed = Bench::open_sync(bench.disk.crash(seed), bench.clock.clone());
-        let found = crashed.delivery.query_offset(&readers, &orders, 0, true, ConnectionId(1)).map(|offset| offset.0);
+        let found = crashed.ask(0, true, 1).map(|offset| offset.0);
         assert!(matches!(found, Ok(5 | 9)), "seed {seed}: {found:?}");
         bench.delivery.close();
         crashed.delivery.close();

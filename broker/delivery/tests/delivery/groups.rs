@@ -38,7 +38,7 @@ fn committed_offsets_are_there_after_a_restart() {
     bench.delivery.commit_offset(&group("gone"), &orders, 0, 1).expect("taken");
     bench.delivery.offsets().remove_group(&group("gone"));
     let bench = bench.restart();
-    assert_eq!(bench.delivery.query_offset(&readers, &orders, 0, true, ConnectionId(1)), Ok(QueueOffset(1)));
+    assert_eq!(bench.ask(0, true, 1), Ok(QueueOffset(1)));
     assert_eq!(bench.delivery.offsets().groups(), [readers]);
 }
 
@@ -56,7 +56,7 @@ fn a_new_group_starts_at_zero_only_where_the_whole_queue_is_recent() {
     let bench = Bench::with(|options| options.recent_bytes = 1_000);
     let (readers, orders) = (group("readers"), topic("orders"));
     bench.send(message("orders", "one")).expect("stored");
-    let query = |queue, zero| bench.delivery.query_offset(&readers, &orders, queue, zero, ConnectionId(1));
+    let query = |queue, zero| bench.ask(queue, zero, 1);
     assert_eq!(query(0, true), Ok(QueueOffset(0)));
     let not_found = |queue| Err(OffsetError::NotFound(readers.clone(), orders.clone(), queue));
     assert_eq!((query(0, false), query(1, true)), (not_found(0), not_found(1)));
@@ -82,6 +82,7 @@ fn lag_is_what_lies_between_the_commit_and_the_end() {
     bench.send(message("orders", "two")).expect("stored");
     bench.delivery.commit_offset(&group("readers"), &topic("orders"), 0, 1).expect("taken");
     bench.clock.advance(Duration::from_secs(7));
+    bench.flush_offsets();
     let rows = bench.delivery.lag().rows;
     assert_eq!(rows.len(), 1);
     assert_eq!((rows[0].lag, rows[0].oldest_age_ms.is_some_and(|age| age >= 7_000)), (1, true));
@@ -112,6 +113,7 @@ fn a_member_that_has_never_committed_has_a_lag() {
     assert_eq!((stuck.lag, stuck.oldest_age_ms), (2, Some(71_000)));
 
     bench.delivery.commit_offset(&group("from-the-begin"), &topic("orders"), 0, 2).expect("taken");
+    bench.flush_offsets();
     assert_eq!(lag_of(&bench, "from-the-begin", "orders"), Some(0));
     bench.delivery.unregister("c1", None, Some(&group("from-the-end")));
     assert_eq!(lag_of(&bench, "from-the-end", "orders"), None, "nobody waits any more");
@@ -125,6 +127,7 @@ fn a_queue_never_committed_counts_beside_those_that_were() {
     }
     bench.heartbeat("readers", "c1", 1, vec![Subscription::all(topic("orders"))]);
     bench.delivery.commit_offset(&group("readers"), &topic("orders"), 0, 1).expect("taken");
+    bench.flush_offsets();
     // Everything in the queue is recent: the broker tells a member without an offset to begin at 0, wherever it is configured to.
     assert_eq!(lag_of(&bench, "readers", "orders"), Some(1));
 }
@@ -141,6 +144,7 @@ fn ages_left_out_of_one_snapshot_come_first_in_the_next() {
             bench.delivery.offsets().commit(&group("readers"), &topic(name), QueueId(queue_id.cast_unsigned()), QueueOffset(0));
         }
     }
+    bench.flush_offsets();
     let mut aged = std::collections::BTreeSet::new();
     for _ in 0..3 {
         let snapshot = bench.delivery.lag();

@@ -8,6 +8,7 @@ mod durability;
 mod ending;
 mod groups;
 mod locks;
+mod offsets;
 mod pulling;
 mod resetting;
 mod sending;

@@ -31,7 +31,7 @@ fn moved_pulls(bench: &Bench) -> u64 {
 }
 
 fn committed(bench: &Bench) -> Option<QueueOffset> {
-    bench.delivery.offsets().get("readers", "orders", QueueId(0))
+    bench.committed("readers")
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn a_reset_to_where_a_member_already_pulls_is_not_undone_by_its_next_commit() {
 #[test]
 fn a_question_for_the_offset_tells_only_who_asks() {
     let bench = read_to_the_end();
-    let ask = |connection| bench.delivery.query_offset(&group("readers"), &topic("orders"), 0, true, ConnectionId(connection));
+    let ask = |connection| bench.ask(0, true, connection);
     assert_eq!(ask(1), Ok(QueueOffset(3)), "this answer does not know of the reset");
     reset(&bench, &back(ResetTo::Time(0))).expect("moved");
     assert_eq!(ask(2), Ok(QueueOffset(0)));
@@ -144,8 +144,7 @@ fn every_member_is_told_until_one_has_followed() {
 fn a_member_that_starts_at_the_new_place_reads_there_at_once() {
     let bench = read_to_the_end();
     reset(&bench, &back(ResetTo::Time(0))).expect("moved");
-    let asked = bench.delivery.query_offset(&group("readers"), &topic("orders"), 0, true, ConnectionId(1));
-    assert_eq!(asked, Ok(QueueOffset(0)));
+    assert_eq!(bench.ask(0, true, 1), Ok(QueueOffset(0)));
     let first = bench.pull(pull_of("orders", 0)).expect("answered");
     assert_eq!((first.status, first.messages), (PullStatus::Found, 3));
     bench.delivery.commit_offset(&group("readers"), &topic("orders"), 0, 3).expect("taken");
@@ -164,7 +163,7 @@ fn a_member_that_was_told_and_reads_elsewhere_has_its_way() {
 
 /// Whether a group's commits in queue 0 are left out, for a reset that nobody has followed.
 fn pending(bench: &Bench, name: &str) -> bool {
-    let place = || bench.delivery.offsets().get(name, "orders", QueueId(0));
+    let place = || bench.committed(name);
     let before = place();
     bench.delivery.commit_offset(&group(name), &topic("orders"), 0, 2).expect("taken, as far as the member is told");
     let left_out = place() != Some(QueueOffset(2));
@@ -205,7 +204,14 @@ fn offsets_copied_from_another_group_come_after_a_reset() {
     let bench = read_to_the_end();
     bench.delivery.commit_offset(&group("others"), &topic("orders"), 0, 1).expect("taken");
     reset(&bench, &back(ResetTo::Time(0))).expect("moved");
-    bench.delivery.offsets().copy_group("others", &group("readers"), &topic("orders"));
+    let (sender, receiver) = mpsc::channel();
+    bench.delivery.offsets().copy_group(
+        &group("others"),
+        &group("readers"),
+        Some(&topic("orders")),
+        Box::new(move |result| sender.send(result).expect("waits")),
+    );
+    receiver.recv_timeout(PATIENCE).expect("answered").expect("stored");
     assert_eq!(committed(&bench), Some(QueueOffset(1)));
     assert_eq!(bench.pull(pull_of("orders", 1)).expect("answered").status, PullStatus::Found);
     assert!(!pending(&bench, "readers"));

@@ -209,6 +209,7 @@ const fn offset_code(error: &OffsetError) -> ResponseCode {
         OffsetError::TopicNotFound(_) => ResponseCode::TopicNotExist,
         OffsetError::QueueId(..) | OffsetError::Negative(_) => ResponseCode::InvalidParameter,
         OffsetError::NotFound(..) => ResponseCode::QueryNotFound,
+        OffsetError::Store { error, .. } => append_code(error),
     }
 }
 

@@ -11,7 +11,7 @@ use sluice_protocol::{
     },
 };
 use sluice_store::TimeBoundary;
-use sluice_types::{Group, Topic};
+use sluice_types::{Group, QueueOffset, Topic};
 use std::collections::BTreeMap;
 
 /// What administrators write for "no offset".
@@ -51,19 +51,37 @@ impl BrokerProcessor {
         );
     }
 
-    pub(super) fn query_consumer_offset(&self, request: &Request<'_>) -> Outcome {
-        let header: QueryConsumerOffsetRequest = request.fields()?;
-        let (group, topic) = (Group::new(&header.consumer_group)?, Topic::new(&header.topic)?);
+    pub(super) fn query_consumer_offset(&self, request: &Request<'_>, reply: Reply) {
+        let asked = || {
+            let header: QueryConsumerOffsetRequest = request.fields()?;
+            Ok::<_, Failure>((Group::new(&header.consumer_group)?, Topic::new(&header.topic)?, header))
+        };
+        let (group, topic, header) = match asked() {
+            Ok(asked) => asked,
+            Err(failure) => return reply.outcome(Err(failure)),
+        };
         let zero_if_not_found = header.set_zero_if_not_found.unwrap_or(true);
-        let offset = self.delivery.query_offset(&group, &topic, header.queue_id, zero_if_not_found, request.connection.id())?;
-        Ok(Answer::fields(&QueryConsumerOffsetResponse { offset: offset.to_wire() }))
+        let answer = |offset: QueueOffset| Answer::fields(&QueryConsumerOffsetResponse { offset: offset.to_wire() });
+        let done = Box::new(move |offset: Result<_, _>| reply.outcome(offset.map(answer).map_err(Failure::from)));
+        self.delivery.query_offset(&group, &topic, header.queue_id, zero_if_not_found, request.connection.id(), done);
     }
 
-    pub(super) fn update_consumer_offset(&self, request: &Request<'_>) -> Outcome {
-        let header: UpdateConsumerOffsetRequest = request.fields()?;
-        let (group, topic) = (Group::new(&header.consumer_group)?, Topic::new(&header.topic)?);
-        self.delivery.commit_offset(&group, &topic, header.queue_id, header.commit_offset)?;
-        Ok(Answer::success())
+    /// A commit that is told to have succeeded stays, whatever fails; one that nobody waits for is written a little later.
+    pub(super) fn update_consumer_offset(&self, request: &Request<'_>, reply: Reply) {
+        let wanted = || {
+            let header: UpdateConsumerOffsetRequest = request.fields()?;
+            Ok::<_, Failure>((Group::new(&header.consumer_group)?, Topic::new(&header.topic)?, header))
+        };
+        let (group, topic, UpdateConsumerOffsetRequest { queue_id, commit_offset, .. }) = match wanted() {
+            Ok(wanted) => wanted,
+            Err(failure) => return reply.outcome(Err(failure)),
+        };
+        if request.header.is_oneway() {
+            let taken = self.delivery.commit_offset(&group, &topic, queue_id, commit_offset);
+            return reply.outcome(taken.map(|()| Answer::success()).map_err(Failure::from));
+        }
+        let done = Box::new(move |stored: Result<(), _>| reply.outcome(stored.map(|()| Answer::success()).map_err(Failure::from)));
+        self.delivery.commit_offset_stored(&group, &topic, queue_id, commit_offset, done);
     }
 
     pub(super) fn search_offset(&self, request: &Request<'_>) -> Outcome {
@@ -109,20 +127,17 @@ impl BrokerProcessor {
         Ok(Answer::json(&ConsumerOffsetSerializeWrapper { offset_table, data_version: DataVersion::default() }))
     }
 
-    pub(super) fn clone_group_offset(&self, request: &Request<'_>) -> Outcome {
-        let header: CloneGroupOffsetRequest = request.fields()?;
-        let (from, to) = (Group::new(&header.src_group)?, Group::new(&header.dest_group)?);
-        let topics: Vec<Topic> = match header.topic.as_deref().filter(|topic| !topic.is_empty()) {
-            Some(topic) => vec![Topic::new(topic)?],
-            None => {
-                let mut topics: Vec<Topic> = self.delivery.offsets().list(from.as_str()).into_iter().map(|committed| committed.topic).collect();
-                topics.dedup();
-                topics
-            }
+    pub(super) fn clone_group_offset(&self, request: &Request<'_>, reply: Reply) {
+        let wanted = || {
+            let header: CloneGroupOffsetRequest = request.fields()?;
+            let topic = header.topic.as_deref().filter(|topic| !topic.is_empty()).map(Topic::new).transpose()?;
+            Ok::<_, Failure>((Group::new(&header.src_group)?, Group::new(&header.dest_group)?, topic))
         };
-        for topic in topics.iter().filter(|topic| topic.retry_group().is_none()) {
-            self.delivery.offsets().copy_group(from.as_str(), &to, topic);
-        }
-        Ok(Answer::success())
+        let (from, to, topic) = match wanted() {
+            Ok(wanted) => wanted,
+            Err(failure) => return reply.outcome(Err(failure)),
+        };
+        let done = Box::new(move |stored: Result<(), _>| reply.outcome(stored.map(|()| Answer::success()).map_err(Failure::from)));
+        self.delivery.offsets().copy_group(&from, &to, topic.as_ref(), done);
     }
 }

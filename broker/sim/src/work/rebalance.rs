@@ -1,9 +1,8 @@
 //! Consumers that hand queues over to each other: one stops, the next goes on where the group's offset says.
 
-use super::plain::TOPIC;
 use crate::{
     client::Client,
-    load::{Crew, Phase, Reading, about, queue},
+    load::{Crew, Phase, Reading, Sending, about, queue, send},
     node,
 };
 use sluice_history::{Kind, Revoked, What};
@@ -15,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+const TOPIC: &str = "moves";
 const GROUP: &str = "movers";
 
 /// Whose turn a queue is, and whether it has been read to its end.
@@ -25,8 +25,18 @@ struct Turn {
 }
 
 pub(super) fn hire(crew: &mut Crew<'_>) {
+    let queues = crew.settings.queues;
     crew.begin(GROUP, TOPIC);
-    for id in 0..crew.settings.queues {
+    crew.hire("moving", move |mut client, phase| {
+        let mut number = 0;
+        while !phase.is_over() {
+            number += 1;
+            let queue = client.random(queues.into()) as u32;
+            send(&mut client, &Sending::plain(TOPIC, queue, number));
+            about(&client, Duration::from_millis(150));
+        }
+    });
+    for id in 0..queues {
         let turn = Arc::<Turn>::default();
         for me in 0..2 {
             let turn = turn.clone();
