@@ -5,8 +5,14 @@ mod ends;
 mod orderly;
 mod plain;
 mod rebalance;
+mod retries;
+mod transactions;
 
 use crate::load::Crew;
+pub use retries::RETRIES_MAX;
+
+/// How long after all is well, and producers have ended, something may still have to come.
+const SETTLE_NANOS: u64 = 60_000_000_000;
 
 /// A kind of work.
 #[derive(Debug)]
@@ -32,6 +38,8 @@ pub const ALL: &[Work] = &[
     usual("plain", plain::hire),
     usual("ends", ends::hire),
     usual("delayed", delayed::hire),
+    usual("retries", retries::hire),
+    usual("transactions", transactions::hire),
     only_named("orderly", orderly::hire),
     only_named("rebalance", rebalance::hire),
 ];
