@@ -37,6 +37,8 @@ struct Level {
     next: QueueOffset,
     /// The first message that waits, so that an arrival behind it costs no read.
     head: Option<Head>,
+    /// All messages below were there at that time: with a calendar clock put back their waits still end, and all together.
+    there: Option<(QueueOffset, Monotonic)>,
 }
 
 /// A message that waits.
@@ -44,8 +46,6 @@ struct Level {
 struct Head {
     offset: QueueOffset,
     store_timestamp: i64,
-    /// Since when it is known: with a calendar clock put back its wait still ends.
-    since: Monotonic,
 }
 
 #[derive(Default)]
@@ -112,7 +112,7 @@ impl DelayService {
             .iter()
             .zip(delays)
             .enumerate()
-            .map(|(i, (queue, delay))| Level { number: i + 1, delay: *delay, queue: queue.clone(), next: QueueOffset::ZERO, head: None })
+            .map(|(i, (queue, delay))| Level { number: i + 1, delay: *delay, queue: queue.clone(), next: QueueOffset::ZERO, head: None, there: None })
             .collect();
         for (key, value) in store.meta(MetaTable::Delay) {
             let unreadable = || format!("the delay progress {key:?} is unreadable");
@@ -205,6 +205,8 @@ impl Level {
 
     /// How long the message has to wait yet; `None` when it is due.
     fn wait(&mut self, delivery: &Delivery, offset: QueueOffset, store_timestamp: i64) -> Option<Duration> {
+        // Before the time: what comes in between is not taken for older than it is.
+        let end = self.queue.visible().max;
         let now = delivery.env.clock.monotonic();
         let delay_ms = i64::try_from(self.delay.as_millis()).unwrap_or(i64::MAX);
         let left = store_timestamp.saturating_add(delay_ms).saturating_sub(delivery.env.clock.wall().0);
@@ -212,9 +214,15 @@ impl Level {
         if left.is_zero() {
             return None;
         }
-        let head = self.head.filter(|head| head.offset == offset).unwrap_or(Head { offset, store_timestamp, since: now });
-        self.head = Some(head);
-        let left = left.min(self.delay.saturating_sub(now.since(head.since)));
+        self.head = Some(Head { offset, store_timestamp });
+        let since = match self.there {
+            Some((below, at)) if offset < below => at,
+            _ => {
+                self.there = Some((end, now));
+                now
+            }
+        };
+        let left = left.min(self.delay.saturating_sub(now.since(since)));
         (!left.is_zero()).then_some(left)
     }
 

@@ -1,6 +1,7 @@
 //! Messages that a consumer gives back: again later, or into the dead letters.
 
 use crate::{Counters, Delivery, groups::GroupError, send::Message, topics::TopicError};
+use sluice_env::broken;
 use sluice_protocol::{message_id::OffsetMessageId, properties, record::RecordView};
 use sluice_store::{AppendError, Batch, ReadError, Wait};
 use sluice_types::{CommitLogOffset, Group, NameError, Topic};
@@ -71,6 +72,7 @@ impl Delivery {
         let counters = self.counters.clone();
         match self.encode_back(&request) {
             Err(error) => done(Err(error)),
+            Ok(_) if broken("a message sent back is forgotten") => done(Ok(())),
             // The group keeps no retries: what it gives back is gone, by its own settings.
             Ok(None) => done(Ok(())),
             Ok(Some((batch, dead))) => self.store().submit(
@@ -111,7 +113,7 @@ impl Delivery {
         let mut properties = history(&view);
         if dead {
             properties::remove(&mut properties, properties::DELAY_LEVEL);
-        } else {
+        } else if !broken("a message that failed comes at once") {
             let level = if request.delay_level == 0 { view.reconsume_times().saturating_add(3) } else { request.delay_level };
             queue = self.delay_queue(level, &queue, &mut properties);
         }
@@ -120,7 +122,7 @@ impl Delivery {
             sys_flag: view.sys_flag(),
             born_timestamp: view.born_timestamp(),
             born_host: view.born_host(),
-            reconsume_times: view.reconsume_times().saturating_add(1),
+            reconsume_times: view.reconsume_times().saturating_add(i32::from(!broken("a failure is not counted"))),
             body: view.body(),
             properties: properties.into(),
         };

@@ -250,6 +250,9 @@ pub struct Consumed {
     pub orderly: bool,
     /// What was made of it.
     pub verdict: Verdict,
+    /// When it may come again at the soonest, in nanoseconds of the broker's clock, if it was sent back with a delay and the brokers' clocks can be relied on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due: Option<u64>,
     /// How telling the broker ended; `Ok` when nobody is told.
     pub outcome: Outcome,
 }

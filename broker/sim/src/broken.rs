@@ -38,6 +38,13 @@ pub const ALL: &[Broken] = &[
     within(60, "the coordinator swaps whatever the version"),
     within(60, "acknowledgements without confirmation have no bound"),
     within(60, "a committed offset is told before it is stored"),
+    within(60, "a rolled back message is shown"),
+    within(60, "a commit counts twice"),
+    within(60, "open transactions are forgotten at a start"),
+    within(60, "a message sent back is forgotten"),
+    within(60, "a message that failed comes at once"),
+    within(60, "a failure is not counted"),
+    within(60, "a copy of the log comes without what deliveries note"),
 ];
 
 /// The one with that name, or with a name that begins so.

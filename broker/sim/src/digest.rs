@@ -10,19 +10,20 @@ use std::{collections::BTreeMap, sync::Arc};
 
 /// Writes down each broker's.
 pub(crate) fn write(world: &World<'_>) -> Result<(), Halt> {
+    // Retention goes on by each broker for itself.
+    let from = (0..world.brokers.len()).filter_map(|index| world.store(index)).map(|store| store.marks().min).max().unwrap_or_default();
     for index in 0..world.brokers.len() {
-        let (id, node) = (index as u32 + 1, world.node(index));
-        let store = move || node?.member()?.store();
-        let digest = world.sim.block_on(&world.brokers[index], "digest", move || store().map(|store| digest(id, &store)))?;
+        let (id, store) = (index as u32 + 1, world.store(index));
+        let digest = world.sim.block_on(&world.brokers[index], "digest", move || store.map(|store| digest(id, &store, from)))?;
         digest.into_iter().for_each(|digest| world.history.note(What::Digest(digest)));
     }
     Ok(())
 }
 
-fn digest(id: u32, store: &Arc<Store>) -> Digest {
+fn digest(id: u32, store: &Arc<Store>, from: CommitLogOffset) -> Digest {
     let marks = store.marks();
     let to = marks.confirmed.min(marks.appended);
-    let (mut at, mut log, mut ends) = (marks.min, crc32fast::Hasher::new(), BTreeMap::new());
+    let (mut at, mut log, mut ends) = (from, crc32fast::Hasher::new(), BTreeMap::new());
     while at < to {
         let bytes = match store.range(at, 1 << 20) {
             Ok(bytes) => bytes,
@@ -32,9 +33,8 @@ fn digest(id: u32, store: &Arc<Store>) -> Digest {
             }
         };
         let take = bytes.len().min((to.0 - at.0) as usize);
-        log.update(&bytes[..take]);
         tracing::debug!(id, %at, take, crc = crc32fast::hash(&bytes[..take]), "digest");
-        count(&bytes[..take], &mut ends);
+        count(&bytes[..take], &mut log, &mut ends);
         at = at.plus(take as u64);
     }
     let rebuilt = hash(&ends);
@@ -43,10 +43,11 @@ fn digest(id: u32, store: &Arc<Store>) -> Digest {
         ((topic.clone(), *queue), bounds.unwrap_or_default())
     });
     let stored = hash(&stored.collect());
-    Digest { node: node(id), from: CommitLogOffset(0), to: at, log: log.finalize().into(), index_stored: stored, index_rebuilt: rebuilt }
+    Digest { node: node(id), from, to: at, log: log.finalize().into(), index_stored: stored, index_rebuilt: rebuilt }
 }
 
-fn count(mut bytes: &[u8], ends: &mut BTreeMap<(String, i32), u64>) {
+/// Of a filler only how long it is: what follows in a segment that was used before is what it held then.
+fn count(mut bytes: &[u8], log: &mut crc32fast::Hasher, ends: &mut BTreeMap<(String, i32), u64>) {
     while bytes.len() >= record::PREFIX_BYTES {
         match record::prefix(bytes) {
             Prefix::Record(size) if size <= bytes.len() => {
@@ -55,9 +56,13 @@ fn count(mut bytes: &[u8], ends: &mut BTreeMap<(String, i32), u64>) {
                 {
                     ends.insert((view.topic().to_owned(), view.queue_id()), view.queue_offset() + 1);
                 }
+                log.update(&bytes[..size]);
                 bytes = &bytes[size..];
             }
-            Prefix::Blank(size) if size <= bytes.len() => bytes = &bytes[size..],
+            Prefix::Blank(size) if size <= bytes.len() => {
+                log.update(&(size as u64).to_be_bytes());
+                bytes = &bytes[size..];
+            }
             _ => return,
         }
     }

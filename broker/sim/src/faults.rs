@@ -88,6 +88,14 @@ pub enum Fault {
     ClientsCut,
     /// The master's don't.
     ClientsCutMaster,
+    /// Processes of clients are killed, and others come for them.
+    ClientsKilled,
+    /// The same, and no broker is told that they have gone.
+    ClientsLost,
+    /// A broker's disk is full.
+    DiskFull,
+    /// A broker can't write down what it has seen: the write is cut short, or a call fails.
+    SeenError,
 }
 
 impl Fault {

@@ -9,6 +9,7 @@ pub mod client;
 pub mod coordinator;
 mod digest;
 pub mod faults;
+pub mod guests;
 pub mod history;
 pub mod load;
 pub mod node;

@@ -2,6 +2,7 @@
 
 use crate::{
     client::{Client, PATIENCE, Reply},
+    guests::Guests,
     history::History,
     node::{self, Settings},
     talk::{Answer, Came, Request},
@@ -56,6 +57,11 @@ impl Phase {
         self.at_work.load(Ordering::SeqCst) == 0
     }
 
+    /// One has ended.
+    pub(crate) fn leave(&self) {
+        self.at_work.fetch_sub(1, Ordering::SeqCst);
+    }
+
     /// A client has seen what no history check looks for.
     pub fn found(&self, what: String) {
         self.findings.lock().push(what);
@@ -77,15 +83,15 @@ pub struct Crew<'a> {
     /// What the clients are told.
     pub phase: Arc<Phase>,
     machine: &'a Machine,
-    hired: u32,
+    guests: &'a Guests,
     groups: Vec<(&'static str, &'static str)>,
 }
 
 impl<'a> Crew<'a> {
-    /// Nobody yet; all will be on that machine.
+    /// Nobody yet; all will be on that machine, or guests.
     #[must_use]
-    pub fn new(machine: &'a Machine, settings: &'a Settings, history: &'a History) -> Self {
-        Self { settings, history, phase: Arc::default(), machine, hired: 0, groups: Vec::new() }
+    pub fn new(machine: &'a Machine, guests: &'a Guests, settings: &'a Settings, history: &'a History) -> Self {
+        Self { settings, history, phase: Arc::default(), machine, guests, groups: Vec::new() }
     }
 
     /// A group begins to consume a topic: it gets everything.
@@ -103,14 +109,19 @@ impl<'a> Crew<'a> {
 
     /// A client at work.
     pub fn hire(&mut self, name: &str, work: impl FnOnce(Client, &Arc<Phase>) + Send + 'static) {
-        self.hired += 1;
-        let client = Client::new(self.machine.env(), self.hired, self.settings.members, self.history);
+        let client = Client::new(self.machine.env(), self.guests.next_process(), self.settings.members, self.history);
         let phase = self.phase.clone();
         phase.at_work.fetch_add(1, Ordering::SeqCst);
         self.machine.spawn(name, move || {
             work(client, &phase);
-            phase.at_work.fetch_sub(1, Ordering::SeqCst);
+            phase.leave();
         });
+    }
+
+    /// A client at work that may be killed: then the next one begins the work anew.
+    pub fn hire_mortal(&mut self, name: &str, work: impl Fn(Client, &Arc<Phase>) + Send + Sync + 'static) {
+        self.phase.at_work.fetch_add(1, Ordering::SeqCst);
+        self.guests.take_in(name, &self.phase, Arc::new(work));
     }
 }
 
@@ -189,7 +200,8 @@ pub fn send(client: &mut Client, what: &Sending<'_>) -> Option<Answer> {
         attempts: 1,
         outcome: Outcome::Failed,
     };
-    let invoke = client.history.now();
+    // Nobody knows how many requests it was when it was killed.
+    let invoke = client.begins(What::Send(Sent { attempts: what.attempts_max, outcome: Outcome::Unknown, ..sent.clone() }));
     let (topic, properties) = (what.topic.to_owned(), what.properties.clone());
     let request = Request::Send { topic, queue: what.queue, group: "producers".to_owned(), properties, body: body(client.process, what.number) };
     let (mut by, mut answered) = (None, None);
@@ -213,7 +225,7 @@ pub fn send(client: &mut Client, what: &Sending<'_>) -> Option<Answer> {
         // It is one of an inner topic.
         sent.offset = None;
     }
-    client.history.op(invoke, client.process, by, What::Send(sent));
+    client.ends(invoke, by, What::Send(sent));
     answered
 }
 
@@ -252,12 +264,19 @@ impl Reading<'_> {
     pub fn pull(&self, client: &mut Client, from: u64) -> Option<Pulled> {
         let request = Request::Pull { group: self.group.to_owned(), topic: self.topic.to_owned(), queue: self.queue, offset: from, hold_ms: 2000 };
         let invoke = client.history.now();
-        let Reply::Answered(by, Answer::Messages { came, next, max, clock }) = client.ask(&request, PATIENCE + Duration::from_secs(4)) else {
+        let Reply::Answered(by, Answer::Messages { came, next, min, max, clock }) = client.ask(&request, PATIENCE + Duration::from_secs(4)) else {
             sleep(Duration::from_millis(50));
             return None;
         };
         for one in &came {
             self.note_came(client, invoke, by, one, clock);
+        }
+        if min > from {
+            panic!("queue {} of {} begins at {min}, and {from} is to be read: what retention keeps is too little for such a run", self.queue, self.topic);
+        }
+        if max == 0 {
+            // There is no such topic yet, so nothing is waited for there.
+            sleep(Duration::from_millis(50));
         }
         Some(Pulled { came, next, is_end: next >= max })
     }
@@ -288,6 +307,7 @@ impl Reading<'_> {
             attempt: came.attempt,
             orderly: self.kind == Kind::Orderly,
             verdict: Verdict::Success,
+            due: None,
             outcome: Outcome::Ok,
         };
         client.history.op(client.history.now(), client.process, None, What::Consumed(consumed));
@@ -297,26 +317,37 @@ impl Reading<'_> {
     pub fn commit(&self, client: &mut Client, next: u64) {
         let stored = client.random(2) == 0;
         let request = Request::Commit { group: self.group.to_owned(), topic: self.topic.to_owned(), queue: self.queue, offset: next, stored };
-        let invoke = client.history.now();
+        let place = Place { group: node::group(self.group), queue: self.of(), offset: QueueOffset(next), outcome: Outcome::Unknown };
+        let invoke = client.begins(What::Commit(place.clone()));
         let (by, outcome) = match client.ask(&request, PATIENCE) {
             Reply::Answered(by, Answer::Done(true)) if stored => (Some(by), Outcome::Ok),
             // It is taken into memory and written soon: nothing is promised yet.
             _ => (None, Outcome::Unknown),
         };
-        let place = Place { group: node::group(self.group), queue: self.of(), offset: QueueOffset(next), outcome };
-        client.history.op(invoke, client.process, by, What::Commit(place));
+        client.ends(invoke, by, What::Commit(Place { outcome, ..place }));
     }
 
     /// Consumes the queue until everything is there.
     pub fn consume(&self, client: &mut Client, phase: &Phase) {
+        self.consume_until(client, || phase.drains());
+    }
+
+    /// Consumes the queue until it is at an end that was asked for when nothing more came.
+    pub fn consume_until(&self, client: &mut Client, nothing_comes: impl Fn() -> bool) {
+        self.work_until(client, nothing_comes, |client, came| self.succeed(client, came));
+    }
+
+    /// The same with each message given to `work`, whose end is its end.
+    pub fn work_until(&self, client: &mut Client, nothing_comes: impl Fn() -> bool, work: impl Fn(&mut Client, &Came)) {
         let mut next = self.begin(client);
         loop {
+            let is_last = nothing_comes();
             let Some(pulled) = self.pull(client, next) else { continue };
-            pulled.came.iter().for_each(|came| self.succeed(client, came));
+            pulled.came.iter().for_each(|came| work(client, came));
             next = pulled.next;
             if !pulled.came.is_empty() {
                 self.commit(client, next);
-            } else if pulled.is_end && phase.drains() {
+            } else if pulled.is_end && is_last {
                 return;
             }
         }

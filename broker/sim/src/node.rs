@@ -3,11 +3,11 @@
 use crate::{
     coordinator::SimCoordinator,
     history::History,
-    talk::{Answer, Came, Request, Signed, Talk},
+    talk::{Answer, Came, Mouth, Question, Request, Said, Signed, Talk},
 };
 use sluice_delivery::{
-    CheckSent, ClientPush, ConnectionId, Delivery, DeliveryOptions, EndTransaction, OffsetError, PullRequest, SendError, SendRequest, Subscription,
-    TransactionCheck, Verdict,
+    CheckSent, ClientInfo, ClientPush, ConnectionId, Delivery, DeliveryOptions, EndError, EndTransaction, OffsetError, PullError, PullRequest, SendBackError,
+    SendBackRequest, SendError, SendRequest, Subscription, TransactionCheck, Verdict,
 };
 use sluice_env::{
     Connection, Env,
@@ -15,8 +15,8 @@ use sluice_env::{
     sync::{Mutex, oneshot},
 };
 use sluice_group::runner::{GroupOptions, Member, Service};
-use sluice_history::NodeEvent;
-use sluice_protocol::record::RecordView;
+use sluice_history::{Action, NodeEvent};
+use sluice_protocol::{Language, properties, record::RecordView};
 use sluice_replication::{Epoch, MemberId, Timing};
 use sluice_store::{FlushMode, RecoveryProgress, Store, StoreOptions};
 use sluice_types::{Group, QueueId, Topic};
@@ -45,6 +45,8 @@ pub struct Settings {
     pub timing: Timing,
     /// Queues of each topic.
     pub queues: u32,
+    /// Bytes of log that retention leaves; `None`: all.
+    pub retention: Option<u64>,
     /// Whether calendars jump in this run.
     pub calendars_jump: bool,
 }
@@ -81,6 +83,8 @@ pub struct Node {
     master: Mutex<Option<(Epoch, Arc<Delivery>)>>,
     member: Mutex<Option<Arc<Member>>>,
     connections: AtomicU64,
+    /// By which clients are told what they have not asked for.
+    mouths: Mutex<BTreeMap<ConnectionId, Arc<Mouth>>>,
     is_stopping: AtomicBool,
 }
 
@@ -95,6 +99,7 @@ impl Node {
             master: Mutex::default(),
             member: Mutex::default(),
             connections: AtomicU64::new(1),
+            mouths: Mutex::default(),
             is_stopping: AtomicBool::new(false),
         });
         let (inside, coordinator) = (node.clone(), coordinator.of(id));
@@ -121,7 +126,8 @@ impl Node {
                 checkpoint_interval: Duration::from_secs(5),
                 checkpoint_bytes: 256 << 10,
                 key_index: false,
-                // Calendars jump, and a log that begins later can't be given to a broker with an empty disk.
+                retention_bytes: settings.retention,
+                // Calendars jump.
                 retention_age: Duration::from_secs(10 * 365 * 86_400),
                 ..StoreOptions::default()
             },
@@ -160,13 +166,37 @@ impl Node {
 
     fn serve(&self, connection: Arc<dyn Connection>, number: ConnectionId) {
         let mut talk = Talk::new(connection);
-        while let Ok(request) = talk.hear::<Request>(Duration::from_secs(60)) {
+        self.mouths.lock().insert(number, talk.mouth());
+        while let Ok(request) = talk.hear::<Request>(SILENCE_MAX) {
             let signed = self.answer(request, number);
-            if talk.say(&signed, Duration::from_secs(5)).is_err() {
+            if talk.say(&Said::Answer(signed), Duration::from_secs(5)).is_err() {
                 break;
             }
         }
         talk.close();
+        self.mouths.lock().remove(&number);
+        let delivery = self.master.lock().as_ref().map(|(_, delivery)| delivery.clone());
+        if let Some(delivery) = delivery {
+            delivery.connection_closed(number);
+        }
+    }
+
+    /// Asks a client what has become of its transaction.
+    fn ask(&self, connection: ConnectionId, check: &TransactionCheck) -> CheckSent {
+        let Some(mouth) = self.mouths.lock().get(&connection).cloned() else { return CheckSent::Gone };
+        let Ok(view) = RecordView::checked(&check.record) else { panic!("a question about a record that is none") };
+        let times = properties::get(view.properties(), "TRANSACTION_CHECK_TIMES").and_then(|times| times.parse().ok()).unwrap_or(0);
+        let question = Question {
+            offset: check.queue_offset.0,
+            place: check.log_offset.to_wire(),
+            id: check.unique_key.clone().unwrap_or_default(),
+            body: view.body().to_vec(),
+            times,
+        };
+        match mouth.say(&Said::Question(question), Duration::from_millis(50)) {
+            Ok(()) => CheckSent::Sent,
+            Err(_) => CheckSent::Gone,
+        }
     }
 
     fn answer(&self, request: Request, connection: ConnectionId) -> Signed {
@@ -190,8 +220,14 @@ impl Node {
 
     fn handle(&self, delivery: &Arc<Delivery>, request: Request, connection: ConnectionId) -> Answer {
         match request {
-            Request::Send { topic, queue, group, properties, body } => send(delivery, &topic, queue, &group, &properties, body),
-            Request::Finish { group, offset, place, id, commit } => end(delivery, &group, offset, place, &id, commit),
+            Request::Send { topic, queue, group, properties, body } => send(delivery, (&topic, queue), &group, &properties, body, address(connection)),
+            Request::Finish { group, offset, place, id, action } => end(delivery, &group, offset, place, &id, action),
+            Request::Back { group, place, retries_max } => back(delivery, &group, place, retries_max),
+            Request::Beat { group, client } => {
+                let info = ClientInfo { client_id: client, connection, address: address(connection), language: Language::Java, version: 0 };
+                delivery.heartbeat(info, &[self::group(&group)], Vec::new());
+                Answer::Done(true)
+            }
             Request::Pull { group, topic, queue, offset, hold_ms } => self.pull(delivery, (&group, &topic, queue), offset, hold_ms, connection),
             Request::End { topic, queue } => Answer::Offset(delivery.bounds(&self::topic(&topic), queue as i32).ok().map(|bounds| bounds.max.0)),
             Request::Fetch { group, topic, queue } => fetch(delivery, &group, &topic, queue, connection),
@@ -218,6 +254,7 @@ impl Node {
         delivery.pull(request, Box::new(move |reply| sender.send(reply)));
         let outcome = match receiver.recv_timeout(Duration::from_millis(hold_ms) + Duration::from_secs(5)) {
             Ok(Ok(outcome)) => outcome,
+            Ok(Err(PullError::Topic(_))) => return Answer::Messages { came: Vec::new(), next: offset, min: 0, max: 0, clock: self.env.clock.wall().0 },
             Ok(Err(error)) => return Answer::Refused { is_unknown: false, why: error.to_string() },
             Err(_) => return Answer::Refused { is_unknown: false, why: "no answer in time".to_owned() },
         };
@@ -235,14 +272,22 @@ impl Node {
                 rest = &rest[view.bytes().len()..];
             }
         }
-        Answer::Messages { came, next: outcome.next.0, max: outcome.bounds.max.0, clock: self.env.clock.wall().0 }
+        Answer::Messages { came, next: outcome.next.0, min: outcome.bounds.min.0, max: outcome.bounds.max.0, clock: self.env.clock.wall().0 }
     }
 }
 
+/// A client that says nothing for so long is given up.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// When producers are asked what has become of their transactions, and how often: within a run's minutes some are given up.
+const CHECK_AFTER: Duration = Duration::from_secs(1);
+const CHECK_EVERY: Duration = Duration::from_secs(2);
+const CHECKS_MAX: u32 = 8;
+/// The delays of levels 1 to 5, in seconds: two for delayed messages, three for those that failed.
+pub(crate) const DELAYS: [u64; 5] = [1, 5, 2, 4, 8];
 /// Waits for an answer that the store owes within its deadline.
 const STORE_ANSWER: Duration = Duration::from_secs(30);
 
-fn send(delivery: &Arc<Delivery>, topic: &str, queue: u32, group: &str, properties: &str, body: Vec<u8>) -> Answer {
+fn send(delivery: &Arc<Delivery>, (topic, queue): (&str, u32), group: &str, properties: &str, body: Vec<u8>, born_host: SocketAddr) -> Answer {
     let request = SendRequest {
         topic,
         queue_id: queue as i32,
@@ -251,7 +296,7 @@ fn send(delivery: &Arc<Delivery>, topic: &str, queue: u32, group: &str, properti
         default_queue_count: 8,
         sys_flag: 0,
         born_timestamp: 1,
-        born_host: host(),
+        born_host,
         flag: 0,
         properties,
         body: body.into(),
@@ -303,14 +348,31 @@ fn commit(delivery: &Arc<Delivery>, (group, topic, queue): (&str, &str, u32), of
     }
 }
 
-fn end(delivery: &Arc<Delivery>, group: &str, offset: u64, place: i64, id: &str, commit: bool) -> Answer {
-    let verdict = if commit { Verdict::Commit } else { Verdict::Rollback };
+fn end(delivery: &Arc<Delivery>, group: &str, offset: u64, place: i64, id: &str, action: Action) -> Answer {
+    let verdict = match action {
+        Action::Commit => Verdict::Commit,
+        Action::Rollback => Verdict::Rollback,
+        Action::Unknown => Verdict::Unknown,
+    };
     let (sender, receiver) = oneshot();
     let request = EndTransaction { group, queue_offset: offset as i64, log_offset: place, transaction_id: id, verdict };
     delivery.end_transaction(request, Box::new(move |result| sender.send(result)));
     match receiver.recv_timeout(STORE_ANSWER) {
         Ok(Ok(())) => Answer::Done(true),
+        Ok(Err(EndError::Ended(_))) => Answer::Done(false),
         Ok(Err(error)) => Answer::Refused { is_unknown: true, why: error.to_string() },
+        Err(_) => Answer::Refused { is_unknown: true, why: "no answer in time".to_owned() },
+    }
+}
+
+fn back(delivery: &Arc<Delivery>, group: &str, place: u64, retries_max: u32) -> Answer {
+    let (sender, receiver) = oneshot();
+    let max_reconsume_times = Some(retries_max as i32);
+    let request = SendBackRequest { group: self::group(group), offset: place as i64, delay_level: 0, max_reconsume_times, unit_mode: false };
+    delivery.send_back(request, Box::new(move |result| sender.send(result)));
+    match receiver.recv_timeout(STORE_ANSWER) {
+        Ok(Ok(())) => Answer::Done(true),
+        Ok(Err(error)) => Answer::Refused { is_unknown: matches!(error, SendBackError::Store(_)), why: error.to_string() },
         Err(_) => Answer::Refused { is_unknown: true, why: "no answer in time".to_owned() },
     }
 }
@@ -324,6 +386,11 @@ fn lock(delivery: &Arc<Delivery>, group: &str, client: &str, topic: &str, queue:
     let (sender, receiver) = oneshot();
     delivery.locks().lock(&self::group(group), client, &queues, Box::new(move |granted| sender.send(granted)));
     Answer::Done(receiver.recv_timeout(STORE_ANSWER).is_ok_and(|granted| !granted.is_empty()))
+}
+
+/// Where a client is, as records and heartbeats have it.
+fn address(connection: ConnectionId) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 2], connection.0 as u16))
 }
 
 fn host() -> SocketAddr {
@@ -345,12 +412,13 @@ pub(crate) fn topic(name: &str) -> Topic {
 /// Weak: the node has the member, and the member this; a run's disks would never be given back.
 struct Serving(Weak<Node>);
 
-struct NoPushes;
+struct Pushes(Weak<Node>);
 
-impl ClientPush for NoPushes {
+impl ClientPush for Pushes {
+    /// Here nobody waits for it.
     fn notify_consumer_ids_changed(&self, _: &Group, _: &[ConnectionId]) {}
-    fn check_transaction(&self, _: ConnectionId, _: &TransactionCheck) -> CheckSent {
-        CheckSent::Gone
+    fn check_transaction(&self, connection: ConnectionId, check: &TransactionCheck) -> CheckSent {
+        self.0.upgrade().map_or(CheckSent::Gone, |node| node.ask(connection, check))
     }
     fn turn_end(&self) {}
 }
@@ -361,8 +429,17 @@ impl Service for Serving {
         let env = node.env.clone();
         let spawn = env.spawn.clone();
         let work = Arc::new(move |work: Box<dyn FnOnce() + Send>| drop(spawn.thread("work", work)));
-        let options = DeliveryOptions { default_topic_queues: node.settings.queues, confirm: node.settings.confirm, ..DeliveryOptions::new(host()) };
-        let delivery = Delivery::open(store.clone(), env, options, Arc::new(NoPushes), work).map_err(|error| error.to_string())?;
+        let options = DeliveryOptions {
+            default_topic_queues: node.settings.queues,
+            confirm: node.settings.confirm,
+            client_expiry: Duration::from_secs(20),
+            delay_levels: DELAYS.into_iter().map(Duration::from_secs).collect(),
+            transaction_timeout: CHECK_AFTER,
+            transaction_check_interval: CHECK_EVERY,
+            transaction_check_max: CHECKS_MAX,
+            ..DeliveryOptions::new(host())
+        };
+        let delivery = Delivery::open(store.clone(), env, options, Arc::new(Pushes(self.0.clone())), work).map_err(|error| error.to_string())?;
         let start = store.epochs().last().map(|(_, start)| *start).unwrap_or_default();
         node.history.node(node.id, NodeEvent::Master { epoch: epoch.0, start });
         *node.master.lock() = Some((epoch, delivery));

@@ -4,6 +4,7 @@ use crate::{
     coordinator::SimCoordinator,
     digest,
     faults::{Fault, Plan},
+    guests::Guests,
     history::History,
     load::Crew,
     node::{Node, Settings, UNCONFIRMED_BYTES_MAX, name},
@@ -15,7 +16,7 @@ use sluice_env::{
 };
 use sluice_history::{Checker, Config, Mode, Report, What};
 use sluice_replication::Timing;
-use sluice_store::FlushMode;
+use sluice_store::{FlushMode, Store};
 use std::{fmt, sync::Arc, time::Duration};
 
 /// How a run is.
@@ -83,6 +84,10 @@ pub fn run(options: &Options) -> Result<Outcome, String> {
     outcome
 }
 
+/// What retention leaves in a share of the runs: little enough that a broker with an empty disk has to be given a copy of a log that begins later, and a multiple of what is
+/// written while a consumer is away.
+const RETENTION_BYTES: u64 = 4 << 20;
+
 /// What a seed decides of the brokers.
 pub(crate) fn settings(seed: u64) -> Settings {
     let flush = if seed.is_multiple_of(3) { FlushMode::Async { interval: Duration::from_millis(500) } } else { FlushMode::Sync };
@@ -93,6 +98,7 @@ pub(crate) fn settings(seed: u64) -> Settings {
         confirm: seed % 5 != 4,
         timing: Timing { flapping: Duration::ZERO, ..Timing::new(Duration::from_secs(5)) },
         queues: 4,
+        retention: (seed / 2).is_multiple_of(2).then_some(RETENTION_BYTES),
         calendars_jump: seed.is_multiple_of(2),
     }
 }
@@ -103,6 +109,7 @@ pub struct World<'a> {
     pub(crate) seed: u64,
     pub(crate) brokers: Vec<Machine>,
     pub(crate) clients: Machine,
+    pub(crate) guests: Guests,
     pub(crate) coordinator: SimCoordinator,
     pub(crate) history: History,
     pub(crate) settings: Settings,
@@ -114,8 +121,9 @@ impl<'a> World<'a> {
         let brokers: Vec<Machine> = (1..=settings.members).map(|id| sim.machine(&name(id))).collect();
         let clients = sim.machine("clients");
         let history = History::new(clients.env().clock);
+        let guests = Guests::new(sim, settings.members, &history);
         let nodes = parking_lot::Mutex::new(vec![None; brokers.len()]);
-        Self { sim, seed, brokers, clients, coordinator: SimCoordinator::new(seed), history, settings, nodes }
+        Self { sim, seed, brokers, clients, guests, coordinator: SimCoordinator::new(seed), history, settings, nodes }
     }
 
     /// Lets virtual time pass.
@@ -132,6 +140,11 @@ impl<'a> World<'a> {
 
     pub(crate) fn node(&self, index: usize) -> Option<Arc<Node>> {
         self.nodes.lock()[index].clone()
+    }
+
+    /// A broker's store, while it is open.
+    pub(crate) fn store(&self, index: usize) -> Option<Arc<Store>> {
+        self.node(index)?.member()?.store()
     }
 
     pub(crate) fn forget(&self, index: usize) {
@@ -156,7 +169,7 @@ impl<'a> World<'a> {
         self.history.note(What::Configure(config(&self.settings)));
         (0..self.brokers.len()).for_each(|index| self.start(index));
         self.pass(Duration::from_secs(8))?;
-        let mut crew = Crew::new(&self.clients, &self.settings, &self.history);
+        let mut crew = Crew::new(&self.clients, &self.guests, &self.settings, &self.history);
         work.iter().for_each(|work| (work.hire)(&mut crew));
         self.pass(Duration::from_secs(5))?;
         Ok(crew)
@@ -173,6 +186,8 @@ impl<'a> World<'a> {
         crew.note_drained();
         // The last commits are written, and every broker has heard of it.
         self.pass(Duration::from_secs(3))?;
+        let away = (1..).zip((0..self.brokers.len()).map(|index| self.store(index))).filter(|(_, store)| store.is_none());
+        away.for_each(|(id, _): (u32, _)| crew.phase.found(format!("R3: broker {id} has no open store at the end, though nothing is broken")));
         digest::write(self)?;
         let mut checker = Checker::default();
         let mut events = self.history.take();
@@ -207,5 +222,14 @@ fn config(settings: &Settings) -> Config {
         true => (Mode::Sync, 0, 0),
         false => (Mode::Async, LOSS_WINDOW_NANOS, CHANGES_MAX * UNCONFIRMED_BYTES_MAX / RECORD_BYTES_MIN),
     };
-    Config { flush, replication, loss_window, loss_count_max, write_within: RECOVERY_NANOS, delay_late_max: RECOVERY_NANOS, ..Config::default() }
+    Config {
+        flush,
+        replication,
+        loss_window,
+        loss_count_max,
+        write_within: RECOVERY_NANOS,
+        delay_late_max: RECOVERY_NANOS,
+        retries_max: work::RETRIES_MAX,
+        ..Config::default()
+    }
 }

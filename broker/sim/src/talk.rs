@@ -1,7 +1,8 @@
 //! What simulated clients and brokers say to each other: a length and JSON. It stands for the remoting protocol, whose network side belongs to the server's runtime.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use sluice_env::Connection;
+use sluice_env::{Connection, sync::Mutex};
+use sluice_history::Action;
 use std::{io, sync::Arc, time::Duration};
 
 /// What a client asks for.
@@ -38,8 +39,24 @@ pub enum Request {
         place: i64,
         /// Its transaction.
         id: String,
-        /// Whether it is committed.
-        commit: bool,
+        /// What becomes of it.
+        action: Action,
+    },
+    /// A message that a consumer has failed on.
+    Back {
+        /// Consumer group.
+        group: String,
+        /// Where the message lies.
+        place: u64,
+        /// Retries before it is a dead letter.
+        retries_max: u32,
+    },
+    /// A heartbeat of a producer.
+    Beat {
+        /// Producer group.
+        group: String,
+        /// Client.
+        client: String,
     },
     /// Messages of a queue.
     Pull {
@@ -125,14 +142,16 @@ pub enum Answer {
         came: Vec<Came>,
         /// Where to go on.
         next: u64,
-        /// The queue's end.
+        /// Where the queue begins,
+        min: u64,
+        /// and ends.
         max: u64,
         /// The broker's clock.
         clock: i64,
     },
     /// An offset, if there is one.
     Offset(Option<u64>),
-    /// Done; or, of a lock, granted.
+    /// Done. False: of a lock, not granted; of a transaction's end, it had ended before.
     Done(bool),
     /// Not done.
     Refused {
@@ -171,9 +190,53 @@ mod text {
 /// What is read at once.
 const PIECE_BYTES: usize = 16 << 10;
 
+/// What a broker asks a producer: what has become of its transaction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Question {
+    /// The half message's queue offset,
+    pub offset: u64,
+    /// and log offset.
+    pub place: i64,
+    /// Its transaction.
+    pub id: String,
+    /// Its body.
+    #[serde(with = "text")]
+    pub body: Vec<u8>,
+    /// The how many'th question about it this is.
+    pub times: u32,
+}
+
+/// What a broker says: what it was asked for, or something that nobody has asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Said {
+    /// An answer.
+    Answer(Signed),
+    /// A question.
+    Question(Question),
+}
+
+/// The end of a connection that speaks. Several threads may, one after the other.
+pub struct Mouth {
+    connection: Arc<dyn Connection>,
+    speaks: Mutex<()>,
+}
+
+impl Mouth {
+    /// Says it.
+    pub fn say(&self, what: &impl Serialize, timeout: Duration) -> io::Result<()> {
+        let mut bytes = vec![0; 4];
+        serde_json::to_writer(&mut bytes, what)?;
+        let length = bytes.len() as u32 - 4;
+        bytes[..4].copy_from_slice(&length.to_be_bytes());
+        let _one = self.speaks.lock();
+        self.connection.write_all(&bytes, timeout)
+    }
+}
+
 /// One end of a connection.
 pub struct Talk {
     connection: Arc<dyn Connection>,
+    mouth: Arc<Mouth>,
     buffer: Vec<u8>,
     piece: Vec<u8>,
 }
@@ -182,16 +245,19 @@ impl Talk {
     /// Over that connection.
     #[must_use]
     pub fn new(connection: Arc<dyn Connection>) -> Self {
-        Self { connection, buffer: Vec::new(), piece: vec![0; PIECE_BYTES] }
+        let mouth = Arc::new(Mouth { connection: connection.clone(), speaks: Mutex::new(()) });
+        Self { connection, mouth, buffer: Vec::new(), piece: vec![0; PIECE_BYTES] }
+    }
+
+    /// By which others may speak too.
+    #[must_use]
+    pub fn mouth(&self) -> Arc<Mouth> {
+        self.mouth.clone()
     }
 
     /// Says it.
-    pub fn say(&mut self, what: &impl Serialize, timeout: Duration) -> io::Result<()> {
-        let mut bytes = vec![0; 4];
-        serde_json::to_writer(&mut bytes, what)?;
-        let length = bytes.len() as u32 - 4;
-        bytes[..4].copy_from_slice(&length.to_be_bytes());
-        self.connection.write_all(&bytes, timeout)
+    pub fn say(&self, what: &impl Serialize, timeout: Duration) -> io::Result<()> {
+        self.mouth.say(what, timeout)
     }
 
     /// Hears the next.

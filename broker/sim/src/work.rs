@@ -5,8 +5,14 @@ mod ends;
 mod orderly;
 mod plain;
 mod rebalance;
+mod retries;
+mod transactions;
 
 use crate::load::Crew;
+pub use retries::RETRIES_MAX;
+
+/// How long after all is well, and producers have ended, something may still have to come.
+const SETTLE_NANOS: u64 = 60_000_000_000;
 
 /// A kind of work.
 #[derive(Debug)]
@@ -22,8 +28,15 @@ const fn work(name: &'static str, hire: fn(&mut Crew<'_>)) -> Work {
 }
 
 /// All of them, in the order in which they are hired. A run that names none has them all.
-pub const ALL: &[Work] =
-    &[work("plain", plain::hire), work("ends", ends::hire), work("delayed", delayed::hire), work("orderly", orderly::hire), work("rebalance", rebalance::hire)];
+pub const ALL: &[Work] = &[
+    work("plain", plain::hire),
+    work("ends", ends::hire),
+    work("delayed", delayed::hire),
+    work("retries", retries::hire),
+    work("transactions", transactions::hire),
+    work("orderly", orderly::hire),
+    work("rebalance", rebalance::hire),
+];
 
 /// The one with that name.
 pub fn named(name: &str) -> Result<&'static Work, String> {

@@ -167,6 +167,15 @@ impl Store {
         self.shared.unconfirmed.lead_until(until);
     }
 
+    /// Shows consumers everything that counts as stored by now, and says whether that is the log up to `to`. What is confirmed need not be shown yet: a [`Self::confirm`] may
+    /// be under way on another thread.
+    pub fn show(&self, to: CommitLogOffset) -> bool {
+        let stored = self.shared.log.marks.stored(self.shared.options.flush);
+        self.shared.release();
+        self.shared.turn_end();
+        stored >= to
+    }
+
     /// Whether fewer brokers hold the log than should. Then an append that waits for more than the append is told so, though it is stored.
     pub fn set_too_few(&self, are_too_few: bool) {
         self.shared.writer.too_few.store(are_too_few, Ordering::SeqCst);

@@ -6,7 +6,7 @@
 //! empty store. Whatever is interrupted, the directory is the old store, or ordered to be emptied, or the new store.
 
 use crate::{
-    AppendError, FollowError, OpenError, Store,
+    AppendError, FollowError, MetaTable, OpenError, Store,
     checkpoint::Checkpoint,
     commit_log::{CommitLog, Tail},
     follow::{Content, Piece, pieces},
@@ -16,7 +16,7 @@ use crate::{
     watermarks::Watermarks,
 };
 use ahash::AHashMap;
-use sluice_env::{Disk, Env};
+use sluice_env::{Disk, Env, broken};
 use sluice_protocol::record::{self, RecordView};
 use sluice_types::{CommitLogOffset, QueueId, QueueOffset, Topic};
 use std::{io, sync::Arc};
@@ -83,7 +83,10 @@ impl Store {
     /// it has to begin anew with another seed.
     pub fn seed(&self) -> io::Result<Seed> {
         // The files of its indexes are of no use elsewhere.
-        let seed = Checkpoint { keys: Vec::new(), rebuild: true, ..self.shared.newest_checkpoint()? };
+        let mut seed = Checkpoint { keys: Vec::new(), rebuild: true, ..self.shared.newest_checkpoint()? };
+        if broken("a copy of the log comes without what deliveries note") {
+            seed.meta.retain(|(table, _), _| matches!(table, MetaTable::Topics | MetaTable::Groups | MetaTable::Store));
+        }
         Ok(Seed { bytes: seed.encode(), min: CommitLogOffset(seed.min_offset), end: CommitLogOffset(seed.log_offset) })
     }
 }

@@ -6,6 +6,7 @@ use crate::{
     send::{REAL_QUEUE, REAL_TOPIC},
 };
 use bytes::Bytes;
+use sluice_env::broken;
 use sluice_protocol::{
     message_id::OffsetMessageId,
     properties::{self, PROPERTIES_BYTES_MAX},
@@ -157,6 +158,7 @@ impl Delivery {
                 let own = with_checks(half, checks);
                 batch.push(&queue, &fields(half, GIVEN_UP_TOPIC, QueueId(0), &own)).map_err(|error| error.to_string())?;
             }
+            Ending::Rollback if broken("a rolled back message is shown") => self.push_committed(&mut batch, half, checks)?,
             Ending::Rollback => {}
         }
         let (born, host) = (self.env.clock.wall().0, self.options().store_host);

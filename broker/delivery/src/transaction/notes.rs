@@ -18,7 +18,7 @@ use crate::{
     meta::{in_log, pieces},
     stop::Stop,
 };
-use sluice_env::Env;
+use sluice_env::{Env, broken};
 use sluice_protocol::record::RecordView;
 use sluice_store::{AppendError, Batch, MetaChange, MetaTable, Placed, ReadError, ReadLimits, Store, Wait, queue_index::QueueRef};
 use sluice_types::{CommitLogOffset, QueueOffset};
@@ -103,6 +103,9 @@ impl Transactions {
     }
 
     fn found(&self, state: &mut State, view: &RecordView<'_>) {
+        if broken("open transactions are forgotten at a start") {
+            return;
+        }
         let wait = self.rules.first_check(half::immunity_seconds(view.user_properties()));
         let since = self.clock.wall().0.saturating_sub(view.store_timestamp());
         let left = wait.saturating_sub(Duration::from_millis(u64::try_from(since).unwrap_or(0)));

@@ -100,6 +100,19 @@ fn a_calendar_clock_put_back_neither_hurries_nor_loses_a_delay() {
 }
 
 #[test]
+fn messages_that_wait_when_the_calendar_clock_is_put_back_come_together_and_not_one_after_the_other() {
+    let bench = Bench::new();
+    for body in ["a", "b", "c"] {
+        bench.send(SendRequest { properties: "DELAY\u{1}1\u{2}", ..message("orders", body) }).expect("stored");
+    }
+    bench.clock.jump_wall(-3_600_000);
+    // The service has seen that the first one is to wait.
+    std::thread::sleep(Duration::from_millis(600));
+    bench.clock.advance(Duration::from_secs(1));
+    bench.until("all of them", || bench.delivery.bounds(&crate::bench::topic("orders"), 0).is_ok_and(|bounds| bounds.max.0 == 3));
+}
+
+#[test]
 fn many_delayed_messages_keep_their_order_and_come_once_each() {
     let bench = Bench::new();
     for i in 0..1_500 {

@@ -95,7 +95,7 @@ fn reopen_failed(shared: &Shared) {
     }
 }
 
-/// Writes the epoch's first record, waits until it is confirmed, and with it everything before, then lets clients in.
+/// Writes the epoch's first record, waits until it is confirmed and shown, and with it everything before, then lets clients in.
 fn begin(shared: &Shared, epoch: Epoch, open: &mut Option<Epoch>) {
     let Some(store) = shared.lock().store.clone().filter(|_| shared.leads(epoch)) else { return };
     if let Err(error) = store.begin_epoch(epoch.0) {
@@ -105,9 +105,10 @@ fn begin(shared: &Shared, epoch: Epoch, open: &mut Option<Epoch>) {
     }
     let end = store.marks().appended;
     shared.tell(Event::Own(held(store.marks())));
-    while shared.leads(epoch) && !is_confirmed(&store, end) && !broken("clients are let in before the inherited log is confirmed") {
+    // Shown: what is opened on it looks for what is under way, and sees no more than consumers do.
+    while shared.leads(epoch) && !store.show(end) && !broken("clients are let in before the inherited log is confirmed") {
         let seen = store.marks();
-        if !is_confirmed(&store, end) {
+        if !store.show(end) {
             store.await_progress(seen, shared.options.timing.beat());
         }
     }

@@ -1,4 +1,5 @@
-//! C14: a message that fails is tried again, one level after the other, and ends as one dead letter. And of C3: it is not tried again if it did not fail.
+//! C14: a message that fails is tried again, one level after the other, and ends as one dead letter. Of C3: it is not tried again if it did not fail. Of C8: nor before its
+//! level's delay has passed.
 
 use super::Rule;
 use crate::{
@@ -7,6 +8,7 @@ use crate::{
     world::{Delivery, Seen, World},
 };
 use sluice_types::Topic;
+use std::collections::BTreeMap;
 
 /// Attempts above are not told apart.
 const ATTEMPTS_MAX: u32 = 62;
@@ -25,6 +27,9 @@ struct Chain {
     came_line: u32,
     /// It came by POP, where a lease that ends is a failure too.
     pop: bool,
+    /// By attempt: when it first came, by the broker's clock, and on which line; and when it may come at the soonest.
+    first: BTreeMap<u32, (u64, u32)>,
+    due: BTreeMap<u32, u64>,
     /// How often it was said to have failed for good.
     last_failures: u64,
     /// Where it lies as a dead letter, with the lines.
@@ -52,6 +57,8 @@ impl Rule for Retries {
                     let chain = self.chains.entry((seen.group, id(&deliver.value))).or_default();
                     chain.came |= bit(deliver.attempt);
                     chain.came_line = seen.line;
+                    let first = chain.first.entry(deliver.attempt).or_insert((deliver.clock, seen.line));
+                    *first = (*first).min((deliver.clock, seen.line));
                     chain.pop |= deliver.kind == Kind::Pop;
                 }
             }
@@ -67,6 +74,7 @@ impl Rule for Retries {
             chain.topic = world.values.get(id).map(|entry| entry.topic);
             let told = |what: &str| format!("{} in group {} {what}", name(id), world.group_name(group));
             chain.judge_levels(&told, world, report);
+            chain.judge_delays(&told, report);
             chain.judge_end(group, &told, world, report);
         }
     }
@@ -79,6 +87,11 @@ impl Retries {
             return;
         }
         chain.failed |= bit(consumed.attempt);
+        if let Some(due) = consumed.due {
+            // Said again it may come again; the first time counts.
+            let known = chain.due.entry(consumed.attempt + 1).or_insert(due);
+            *known = due.min(*known);
+        }
         if consumed.attempt == world.config.retries_max {
             chain.last_failures += 1;
         }
@@ -113,6 +126,17 @@ impl Chain {
                 report.violate(Check::C14, &lines, || told(&format!("came as attempt {attempt} without attempt {}", attempt - 1)));
             } else if self.failed & bit(attempt - 1) == 0 && !self.pop {
                 report.violate(Check::C3, &lines, || told(&format!("came as attempt {attempt} although attempt {} had not failed", attempt - 1)));
+            }
+        }
+    }
+
+    /// No attempt before it is due.
+    fn judge_delays(&self, told: &dyn Fn(&str) -> String, report: &mut Report) {
+        for (attempt, due) in &self.due {
+            let Some((clock, line)) = self.first.get(attempt) else { continue };
+            report.judge(Check::C8);
+            if clock < due {
+                report.violate(Check::C8, &[*line], || told(&format!("came as attempt {attempt} {} ns before it was due", due - clock)));
             }
         }
     }

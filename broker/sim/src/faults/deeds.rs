@@ -1,10 +1,13 @@
 //! How each fault is brought about, and how it is mended.
 
 use super::{Fault, Plan};
-use crate::run::World;
+use crate::{guests, run::World};
 use sluice_env::{
     Rng,
-    sim::{self, FaultKind, Op, threads::Halt},
+    sim::{
+        self, FaultKind, Op,
+        threads::{Halt, Machine},
+    },
 };
 use sluice_history::NodeEvent;
 use std::time::Duration;
@@ -22,6 +25,9 @@ pub(super) struct Broken {
 
 /// What is to be done after which time.
 type Mends = Vec<(Duration, Mend)>;
+
+/// Less than any broker's disk holds.
+const FULL_BYTES: u64 = 64 << 10;
 
 /// How a broker comes down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +105,16 @@ impl Plan {
             Fault::JumpDays => self.jump(world, any, 2 * 24 * 3_600_000),
             Fault::ClientsCut => self.cut_clients(world, any),
             Fault::ClientsCutMaster => self.cut_clients(world, master),
+            Fault::ClientsKilled => return Ok(self.end_clients(world, None)),
+            Fault::ClientsLost => return Ok(self.end_clients(world, Some(self.rng.next_u64()))),
+            Fault::DiskFull => {
+                if !world.settings.is_sync() && !self.may_lose(world, &[any], is_well) {
+                    return Ok(None);
+                }
+                world.brokers[any].disk().set_capacity(Some(FULL_BYTES));
+                self.one(move |world| world.brokers[any].disk().set_capacity(None))
+            }
+            Fault::SeenError => return Ok(self.seen_error(world, any, is_well)),
         }))
     }
 
@@ -247,14 +263,39 @@ impl Plan {
     }
 
     fn cut_clients(&self, world: &World<'_>, index: usize) -> Mends {
+        fn each(world: &World<'_>, what: impl Fn(&Machine)) {
+            std::iter::once(&world.clients).chain(world.guests.machines()).for_each(what);
+        }
         let network = world.sim.network();
-        network.cut(&world.brokers[index], &world.clients);
-        network.cut(&world.clients, &world.brokers[index]);
+        each(world, |clients| {
+            network.cut(&world.brokers[index], clients);
+            network.cut(clients, &world.brokers[index]);
+        });
         self.one(move |world| {
             let network = world.sim.network();
-            network.heal(&world.brokers[index], &world.clients);
-            network.heal(&world.clients, &world.brokers[index]);
+            each(world, |clients| {
+                network.heal(&world.brokers[index], clients);
+                network.heal(clients, &world.brokers[index]);
+            });
         })
+    }
+
+    fn end_clients(&self, world: &World<'_>, power_cut: Option<u64>) -> Option<Mends> {
+        let machine = self.below(guests::MACHINES as u64) as usize;
+        world.guests.kill(machine, power_cut).then(|| self.one(move |world| world.guests.replace(machine)))
+    }
+
+    /// What lies beside the log fails, wherever its replacement by a new version may.
+    fn seen_error(&self, world: &World<'_>, index: usize, is_well: bool) -> Option<Mends> {
+        if !world.settings.is_sync() && !self.may_lose(world, &[index], is_well) {
+            return None;
+        }
+        let short = FaultKind::ShortWrite(self.below(40) as usize);
+        let eio = FaultKind::Eio;
+        let (op, kind) = [(Op::Write, short), (Op::Write, eio), (Op::Sync, eio), (Op::Rename, eio), (Op::Open, eio)][self.below(5) as usize];
+        tracing::info!(id = index + 1, ?op, ?kind, "a call for what was seen will fail");
+        world.brokers[index].disk().inject(sim::Fault::once(op, kind).on("seen"));
+        Some(self.one(move |world| world.brokers[index].disk().heal()))
     }
 
     fn stall(&self, world: &World<'_>, index: usize) -> Mends {

@@ -32,7 +32,10 @@ pub(super) fn hire(crew: &mut Crew<'_>) {
     });
     for id in 0..queues {
         for name in ["left", "right"] {
-            crew.hire(name, move |client, phase| Holder { client, name: format!("{name}{id}"), id }.work(phase));
+            crew.hire_mortal(name, move |client, phase| {
+                let name = format!("{name}{id} {}", client.process);
+                Holder { client, name, id }.work(phase);
+            });
         }
     }
 }

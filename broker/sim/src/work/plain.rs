@@ -12,7 +12,7 @@ pub(super) fn hire(crew: &mut Crew<'_>) {
     let queues = crew.settings.queues;
     crew.begin(GROUP, TOPIC);
     for _ in 0..3 {
-        crew.hire("producer", move |mut client, phase| {
+        crew.hire_mortal("producer", move |mut client, phase| {
             let mut number = 0;
             while !phase.is_over() {
                 number += 1;
@@ -23,7 +23,7 @@ pub(super) fn hire(crew: &mut Crew<'_>) {
         });
     }
     for queue in 0..queues {
-        crew.hire("consumer", move |mut client, phase| {
+        crew.hire_mortal("consumer", move |mut client, phase| {
             let reading = Reading { group: GROUP, topic: TOPIC, queue, kind: Kind::Pull };
             reading.consume(&mut client, phase);
         });

@@ -40,7 +40,7 @@ pub(super) fn hire(crew: &mut Crew<'_>) {
         let turn = Arc::<Turn>::default();
         for me in 0..2 {
             let turn = turn.clone();
-            crew.hire("mover", move |mut client, phase| {
+            crew.hire_mortal("mover", move |mut client, phase| {
                 while !turn.is_read.load(Ordering::SeqCst) {
                     if turn.of.load(Ordering::SeqCst) == me {
                         let is_read = read_for_a_while(&mut client, id, phase);

@@ -1,6 +1,6 @@
 //! The store's own threads, and those of its callers, as simulated threads: the seed decides who runs when, and a run is the same run each time.
 
-use crate::world::{append, options, push, read_one, sync_options};
+use crate::world::{append, options, push, read_one, replicated, sync_options};
 use parking_lot::Mutex;
 use sluice_env::sim::threads::{self, Halt, Machine, Sim, Timing};
 use sluice_protocol::record::RecordView;
@@ -301,5 +301,31 @@ fn an_append_that_meets_a_checkpoint_waits_for_no_longer_than_that_holds_the_log
         });
         let longest = longest.expect("no deadlock").expect("some");
         assert!(longest < millis(150), "seed {seed}: {longest:?}");
+    }
+}
+
+#[test]
+fn what_is_said_to_be_shown_is_visible_while_its_confirmation_is_under_way_on_another_thread() {
+    const RECORDS: u64 = 3;
+    for seed in 0..100 {
+        let sim = Sim::with_timing(seed, timing(seed));
+        let machine = sim.machine("b");
+        let env = machine.env();
+        let visible = sim.block_on(&machine, "opener", move || {
+            let store = Store::open(env.clone(), replicated(FlushMode::Sync)).unwrap_or_else(|error| panic!("{error}"));
+            for _ in 0..RECORDS {
+                append(&store, "orders", 0, b"inherited", "", Wait::Appended).unwrap_or_else(|error| panic!("{error}"));
+            }
+            store.flush().unwrap_or_else(|error| panic!("{error}"));
+            let (confirming, end) = (store.clone(), store.marks().appended);
+            let confirms = env.spawn.thread("confirms", Box::new(move || confirming.confirm(end))).unwrap_or_else(|error| panic!("{error}"));
+            while !store.show(end) {
+                store.await_progress(store.marks(), millis(1));
+            }
+            let visible = store.queues_of("orders").iter().map(|queue| store.bounds(queue).max.0).sum::<u64>();
+            confirms.join().unwrap_or_else(|why| panic!("{why}"));
+            visible
+        });
+        assert_eq!(visible.unwrap_or_else(|halt| panic!("seed {seed}: {halt}")), RECORDS, "seed {seed}");
     }
 }

@@ -331,7 +331,8 @@ fn note_came(shared: &Shared, invoke: u64, process: u32, id: u32, message: &Rece
         clock: history::nanos(Duration::from_millis(u64::try_from(message.store_timestamp).unwrap_or_default())),
     };
     shared.history.op(invoke, process, What::Deliver(deliver));
-    let consumed = Consumed { group: Group::new(GROUP)?, queue, offset, value, attempt: 0, orderly: is_keyed, verdict: Verdict::Success, outcome: Outcome::Ok };
+    let consumed =
+        Consumed { group: Group::new(GROUP)?, queue, offset, value, attempt: 0, orderly: is_keyed, verdict: Verdict::Success, due: None, outcome: Outcome::Ok };
     shared.history.op(shared.history.now(), process, What::Consumed(consumed));
     Ok(())
 }

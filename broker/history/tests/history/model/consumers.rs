@@ -101,6 +101,9 @@ impl Model {
             return self.consume_orderly(at, from, place, stored);
         }
         let fails = group == G_PULL && self.rng.percent(if stored.attempt > 0 { 50 } else { 8 });
+        let attempt = stored.attempt + 1;
+        let (to, delay) = if attempt > RETRIES { (DEAD, 0) } else { (RETRY, SECOND / 4 * u64::from(attempt)) };
+        let due = (fails && to == RETRY).then_some(self.clock() + delay);
         let consumed = |verdict, outcome| {
             What::Consumed(Consumed {
                 group: name(group),
@@ -110,6 +113,7 @@ impl Model {
                 attempt: stored.attempt,
                 orderly: false,
                 verdict,
+                due,
                 outcome,
             })
         };
@@ -118,8 +122,6 @@ impl Model {
         }
         let (outcome, done) = self.outcome();
         if done {
-            let attempt = stored.attempt + 1;
-            let (to, delay) = if attempt > RETRIES { (DEAD, 0) } else { (RETRY, SECOND / 4 * u64::from(attempt)) };
             self.timers.push(Timer { at: self.now + delay, queue: to, stored: Stored { attempt: attempt.min(RETRIES), ..stored.clone() } });
         }
         self.op(at, consumed(Verdict::Later, outcome), outcome == Outcome::Ok);
@@ -203,6 +205,7 @@ impl Model {
             attempt: stored.attempt,
             orderly: true,
             verdict,
+            due: None,
             outcome: Outcome::Ok,
         };
         self.local(at, What::Consumed(consumed));

@@ -34,6 +34,7 @@ pub(super) fn mutations() -> Vec<Mutation> {
         (Check::C8, "before it is due", |events, rng| shift_due(events, rng, true)),
         (Check::C8, "long after it is due", |events, rng| shift_due(events, rng, false)),
         (Check::C8, "one nanosecond before it is due", just_early),
+        (Check::C8, "a retry one nanosecond before its delay has passed", retry_early),
         (Check::C8, "after its recall", recall_seen),
     ]
 }
@@ -348,6 +349,19 @@ fn just_early(events: &mut Vec<Event>, rng: &mut Rng) -> bool {
     let Some((_, due)) = due_of(events, value) else { return false };
     let Some(first) = places_of(events, value).first().copied() else { return false };
     deliver_mut(&mut events[first]).clock = due - 1;
+    true
+}
+
+fn retry_early(events: &mut Vec<Event>, rng: &mut Rng) -> bool {
+    let due = |event: &Event| if let What::Consumed(consumed) = &event.what { Some((consumed.value, consumed.attempt + 1, consumed.due?)) } else { None };
+    let Some(at) = pick(events, rng, |event| due(event).is_some()) else { return false };
+    let Some((value, attempt, _)) = due(&events[at]) else { return false };
+    // What was said to have failed several times has several times when it may come.
+    let Some(first) = events.iter().filter_map(due).filter(|other| (other.0, other.1) == (value, attempt)).map(|other| other.2).min() else { return false };
+    let Some(came) = events.iter_mut().find(|event| deliver(event).is_some_and(|deliver| deliver.value == value && deliver.attempt == attempt)) else {
+        return false;
+    };
+    deliver_mut(came).clock = first - 1;
     true
 }
 
