@@ -407,6 +407,43 @@ fn a_killed_masters_successor_writes_within_a_second_and_one_that_hangs_is_repla
 }
 
 #[test]
+fn writes_stop_for_less_than_half_a_second_when_a_replica_is_killed_and_for_half_the_lease_when_it_is_cut_off() {
+    play(FlushMode::Sync, 1, |scene| {
+        let (lost, lease) = (scene.others(scene.the_master())[0], scene.settings.timing.lease);
+        let since = scene.now();
+        scene.kill(lost);
+        scene.pass(lease)?;
+        assert!(scene.longest_gap(since) <= Duration::from_millis(400), "killed: {:?}", scene.longest_gap(since));
+        scene.start_again(lost);
+        scene.await_whole()?;
+        let since = scene.now();
+        scene.links(lost, true);
+        scene.pass(lease)?;
+        assert!(scene.longest_gap(since) <= lease / 2, "cut off: {:?}", scene.longest_gap(since));
+        scene.links(lost, false);
+        scene.await_whole()?;
+        // Its connection breaks, it lives: it stays.
+        let before = scene.state();
+        scene.sim.network().reset(&scene.brokers[lost], &scene.brokers[scene.the_master()]);
+        scene.pass(lease)?;
+        assert_eq!(scene.state(), before);
+        Ok(())
+    });
+}
+
+#[test]
+fn when_the_master_and_a_replica_die_together_the_third_writes_within_a_second() {
+    play(FlushMode::Sync, 1, |scene| {
+        let (old, lost) = (scene.the_master(), scene.others(scene.the_master())[1]);
+        scene.kill(lost);
+        scene.kill(old);
+        scene.another_serves(old, SECOND)?;
+        [old, lost].into_iter().for_each(|index| scene.start_again(index));
+        scene.await_whole()
+    });
+}
+
+#[test]
 fn a_hand_over_takes_less_than_a_second_and_the_set_stays_whole() {
     play(FlushMode::Sync, 1, |scene| {
         for _ in 0..3 {

@@ -94,6 +94,7 @@ impl Shared {
             followed: None,
             master: None,
             answers: Default::default(),
+            doubted: BTreeSet::new(),
             renewal: 0,
             forgetting: None,
             alarm: None,
@@ -286,6 +287,8 @@ impl Shared {
             Action::Begin(epoch) => {
                 tracing::info!(%epoch, "this broker is master");
                 state.pace.begins(now);
+                // Who does not live any more is let go before the first confirmation waits for it.
+                state.doubted = self.options.members.keys().copied().filter(|id| *id != self.options.id).collect();
                 state.renewal = 0;
                 Self::follow(state, None);
                 state.commands.push_back(Command::Begin(epoch));
@@ -322,6 +325,17 @@ impl Shared {
         state.wrong = None;
         if let Some(followed) = state.followed.take() {
             followed.close();
+        }
+    }
+
+    /// Whether that member's broker listened when it was asked at that time. A replica whose process is gone is let go at once.
+    pub(super) fn listens(&self, asked: Duration, id: MemberId, does: bool) {
+        let mut state = self.lock();
+        state.pace.listens(asked, id, does);
+        let is_master = state.core.master_of().is_some();
+        drop(state);
+        if is_master && !does {
+            self.make_wishes();
         }
     }
 
@@ -585,7 +599,11 @@ impl Lead for Shared {
 
     fn left(&self, member: Member) {
         let now = self.now();
-        self.lock().pace.disconnected(now, member);
+        let mut state = self.lock();
+        state.pace.disconnected(now, member);
+        state.doubted.insert(member.id);
+        drop(state);
+        self.notify();
     }
 
     fn acked(&self, from: Member, ack: Ack) -> Result<(), String> {

@@ -6,7 +6,7 @@ use sluice_env::Connection;
 use sluice_replication::{Core, Epoch, GroupState, Held, Member, MemberId, Pace, Seen, SetBack, Version, wire::Answer};
 use sluice_store::{Marks, Store, resync::Filled};
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -29,6 +29,8 @@ pub(super) struct State {
     pub(super) master: Option<(MemberId, String)>,
     /// What the other members told last, and when.
     pub(super) answers: BTreeMap<MemberId, (Answer, Duration)>,
+    /// Members that are to be asked at once: a replica's connection has ended, and it matters whether its process has.
+    pub(super) doubted: BTreeSet<MemberId>,
     /// The last renewal that went through.
     pub(super) renewal: u64,
     /// The newest state that could not be remembered: nothing is done until it is.
