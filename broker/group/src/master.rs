@@ -49,6 +49,9 @@ pub trait Lead: Send + Sync {
     /// A replica that had joined does not follow on this connection any more.
     fn left(&self, member: Member);
 
+    /// Up to where that life of a store must have the log, because it has said so or because that is confirmed; `None`: it is not in the in-sync set, and nothing rests on it.
+    fn must_hold(&self, member: Member) -> Option<CommitLogOffset>;
+
     /// A replica says what it holds. An error ends the connection: it cannot be true.
     fn acked(&self, from: Member, ack: Ack) -> Result<(), String>;
 }
@@ -152,21 +155,29 @@ impl Master {
         }
         let marks = store.marks();
         let epochs = epochs_of(store).map_err(|error| Ended::Untrue(format!("this log's own epochs: {error}")))?;
-        let welcome =
-            Welcome { state: state.clone(), epochs, min: marks.min, end: marks.appended, segment_bytes: store.segment_bytes(), place: self.place.clone() };
+        let must_hold = lead.must_hold(hello.member);
+        let welcome = Welcome {
+            state: state.clone(),
+            epochs,
+            min: marks.min,
+            end: marks.appended,
+            segment_bytes: store.segment_bytes(),
+            place: self.place.clone(),
+            must_hold,
+        };
         sender.send(&Message::Welcome(welcome), self.patience)?;
         let follow = match receiver.receive(self.patience)? {
             Message::Follow(follow) => follow,
             Message::Refusal(refusal) => return Err(Ended::Refuses(refusal.why)),
             _ => return Err(Ended::OutOfPlace),
         };
-        self.check_follow(sender, store, &state, follow)?;
+        self.check_follow(sender, store, &state, must_hold, follow)?;
         Ok((state, follow.from))
     }
 
-    fn check_follow(&self, sender: &mut Sender, store: &Store, state: &GroupState, follow: Follow) -> Result<(), Ended> {
+    fn check_follow(&self, sender: &mut Sender, store: &Store, state: &GroupState, must_hold: Option<CommitLogOffset>, follow: Follow) -> Result<(), Ended> {
         let marks = store.marks();
-        meeting::check_follow(state, marks.min, marks.appended, follow).or_else(|why| {
+        meeting::check_follow(state, marks.min, marks.appended, must_hold, follow).or_else(|why| {
             self.refuse(sender, Some(state.clone()), why.to_string())?;
             Err(why.into())
         })

@@ -98,6 +98,10 @@ impl Lead for Leader {
 
     fn left(&self, _: Member) {}
 
+    fn must_hold(&self, _: Member) -> Option<CommitLogOffset> {
+        None
+    }
+
     fn acked(&self, from: Member, Ack { epoch, held, .. }: Ack) -> Result<(), String> {
         assert_eq!((from, epoch), (member(2), Epoch(1)));
         if held.received > self.store.marks().appended {
@@ -418,7 +422,8 @@ fn a_replica_that_is_behind_takes_nothing_for_confirmed_that_it_does_not_have() 
         let soon = Duration::from_secs(1);
         assert!(matches!(link.receiver.receive(soon), Ok(Message::Hello(_))));
         let (min, end) = (CommitLogOffset(0), CommitLogOffset(90_000));
-        let welcome = Welcome { state: state(), epochs: Default::default(), min, end, segment_bytes: SEGMENT_BYTES, place: "a:10911".to_owned() };
+        let welcome =
+            Welcome { state: state(), epochs: Default::default(), min, end, segment_bytes: SEGMENT_BYTES, place: "a:10911".to_owned(), must_hold: None };
         link.sender.send(&Message::Welcome(welcome), soon).expect("sent");
         assert!(matches!(link.receiver.receive(soon), Ok(Message::Follow(_))));
         link.sender.send(&Message::Data(Data { epoch: Epoch(1), from: min, confirmed: end, log: Default::default() }), soon).expect("sent");

@@ -290,6 +290,63 @@ fn a_broker_with_an_empty_disk_is_another_one_and_counts_when_it_has_caught_up()
 }
 
 #[test]
+fn a_member_whose_volume_is_an_older_copy_is_found_out_and_counts_as_another_one() {
+    for flush in [FlushMode::Sync, LAZY] {
+        play(flush, 1, |scene| {
+            let (master, lost) = (scene.the_master(), scene.others(scene.the_master())[0]);
+            let (life, copy) = (scene.life(lost).expect("in the set"), scene.brokers[lost].disk().kill());
+            scene.pass(SECOND * 2)?;
+            scene.forget(lost);
+            scene.brokers[lost].replace_disk(copy);
+            scene.history.node(lost as u32 + 1, NodeEvent::Wiped);
+            scene.start_again(lost);
+            scene.until("another life", Duration::from_secs(10), || scene.life(lost).is_some_and(|now| now != life))?;
+            scene.await_whole()?;
+            let status = scene.node(lost).and_then(|node| node.member()).expect("it runs").status();
+            assert_eq!((status.shortened, scene.the_master()), (1, master));
+            assert!(status.troubles.iter().any(|trouble| trouble.contains("its volume is an older copy")), "{:?}", status.troubles);
+            // It is told of that process, and counted for ever.
+            scene.kill(lost);
+            scene.start_again(lost);
+            scene.pass(SECOND * 5)?;
+            let status = scene.node(lost).and_then(|node| node.member()).expect("it runs").status();
+            assert_eq!((status.shortened, status.troubles), (1, vec![]));
+            scene.await_whole()
+        });
+    }
+}
+
+#[test]
+fn a_replica_gives_up_its_log_by_order_only_when_a_master_gives_its_own() {
+    play(FlushMode::Sync, 1, |scene| {
+        let lost = scene.others(scene.the_master())[0];
+        let order = || {
+            let member = scene.node(lost).and_then(|node| node.member()).expect("it runs");
+            scene.sim.block_on(&scene.brokers[lost], "order", move || (member.resync(), member.status()))
+        };
+        let life = scene.life(lost).expect("in the set");
+        let (refused, _) = order()?;
+        assert!(refused.is_err_and(|why| why.contains("is in the in-sync set")));
+        scene.links(lost, true);
+        scene.until("a smaller set", Duration::from_secs(5), || scene.life(lost).is_none())?;
+        scene.pass(SECOND * 2)?;
+        let (refused, status) = order()?;
+        assert!(refused.as_ref().is_err_and(|why| why.contains("log is kept") && why.contains("connecting to the master")), "{refused:?}");
+        assert!(status.marks.is_some_and(|marks| marks.appended.0 > 0) && status.troubles.is_empty(), "{status:?}");
+        scene.links(lost, false);
+        let mut orders = 0;
+        while order()?.0.is_err() {
+            orders += 1;
+            assert!(orders < 20 && scene.life(lost).is_none(), "it is let in after a while only");
+            scene.pass(Duration::from_millis(100))?;
+        }
+        scene.await_whole()?;
+        assert_ne!(scene.life(lost), Some(life));
+        Ok(())
+    });
+}
+
+#[test]
 fn with_the_coordinator_down_for_ten_minutes_no_send_fails_and_a_restarted_replica_follows_again() {
     play(FlushMode::Sync, 1, |scene| {
         let (before, since) = (scene.state(), scene.now());

@@ -76,6 +76,7 @@ impl Shared {
         options.store.replicated = true;
         let store = Store::open_watched(env.clone(), options.store.clone(), progress)?;
         let incarnation = life::begin(&env, store.identity(), store.flush_mode(), false)?;
+        let shortened = life::shortened(&env)?;
         let kept = Arc::new(Kept::<Seen>::new(env.disk.clone(), SEEN));
         let seen = kept.load()?.unwrap_or_default();
         // What an earlier process had written may not have been durable, and it must not be taken back.
@@ -99,6 +100,10 @@ impl Shared {
             forgetting: None,
             alarm: None,
             wrong: None,
+            refused: None,
+            resyncs: 0,
+            shorter: None,
+            shortened,
             coordinator_away: None,
             filling: None,
             is_stopping: false,
@@ -237,10 +242,7 @@ impl Shared {
         drop(gate);
         self.publish(state, is_able);
         let store = state.store.clone()?;
-        let to = confirmed.map(|confirmed: Held| match store.flush_mode() {
-            FlushMode::Sync => confirmed.flushed,
-            FlushMode::Async { .. } => confirmed.received,
-        })?;
+        let to = counted(&store, confirmed?);
         Some((store, to))
     }
 
@@ -322,7 +324,7 @@ impl Shared {
             return;
         }
         state.target = target;
-        state.wrong = None;
+        (state.wrong, state.refused) = (None, None);
         if let Some(followed) = state.followed.take() {
             followed.close();
         }
@@ -477,8 +479,19 @@ impl Shared {
         Ok(())
     }
 
-    /// A person orders that this replica take the master's log whole.
+    /// A person orders that this replica take the master's log whole. Comes back when the master has agreed, or with why this log is kept.
     pub(super) fn resync(&self) -> Result<(), String> {
+        let before = self.order_resync()?;
+        self.notify();
+        let settled = self.wait(self.options.timing.lease * 4, |state| (state.resyncs > before).then(|| state.refused.take()));
+        match settled.flatten() {
+            Some(None) => Ok(()),
+            Some(Some(why)) => Err(why),
+            None => Err("it is not known yet whether the master agrees; `sluice broker status` shows it".to_owned()),
+        }
+    }
+
+    fn order_resync(&self) -> Result<u64, String> {
         let mut state = self.lock();
         if state.core.master_of().is_some() {
             return Err("this broker is master; hand its role over first".to_owned());
@@ -486,15 +499,27 @@ impl Shared {
         if state.core.known().is_none_or(|known| known.has(state.core.me())) {
             return Err("this broker is in the in-sync set, or may be: its copy may be one that is needed".to_owned());
         }
-        let Some(segment_bytes) = state.store.as_ref().map(|store| store.segment_bytes()) else { return Err("its store is being opened".to_owned()) };
-        state.commands.push_back(Command::Reopen(Reopen::Resync(segment_bytes)));
-        // The one who follows holds the store.
-        if let Some(followed) = state.followed.take() {
+        if state.store.is_none() {
+            return Err("its store is being opened".to_owned());
+        }
+        state.commands.push_back(Command::Reopen(Reopen::Resync));
+        Ok(state.resyncs)
+    }
+
+    /// The store is given up: who follows holds it.
+    pub(super) fn end_following(&self) {
+        if let Some(followed) = self.lock().followed.take() {
             followed.close();
         }
+    }
+
+    /// Whether a master gives its log whole, or why not.
+    pub(super) fn settle_resync(&self, refused: Option<String>) {
+        let mut state = self.lock();
+        state.resyncs += 1;
+        state.refused = refused;
         drop(state);
         self.notify();
-        Ok(())
     }
 
     pub(super) fn heard_master(&self) {
@@ -561,6 +586,8 @@ impl Shared {
         let troubles = [
             state.alarm.map(|alarm| alarm.to_string()),
             state.wrong.clone(),
+            state.refused.clone(),
+            state.shorter.clone(),
             state.forgetting.clone(),
             state.coordinator_away.clone(),
             state.pace.is_flapping(self.now()).then(|| "the master has changed several times within minutes: the next change waits longer".to_owned()),
@@ -573,6 +600,7 @@ impl Shared {
             seen: state.core.seen(),
             state: state.core.in_sync().map(|set| set.recorded().state.clone()),
             marks: state.store.as_ref().map(|store| store.marks()),
+            shortened: state.shortened,
             resync: state.filling.map(|filled| (filled.taken_bytes, filled.needed_bytes)),
             troubles: troubles.into_iter().flatten().collect(),
         }
@@ -604,6 +632,18 @@ impl Lead for Shared {
         state.doubted.insert(member.id);
         drop(state);
         self.notify();
+    }
+
+    fn must_hold(&self, member: Member) -> Option<CommitLogOffset> {
+        let state = self.lock();
+        let (set, store) = (state.core.in_sync()?, state.store.as_ref()?);
+        if !set.recorded().state.has(member) {
+            return None;
+        }
+        let said = set.held(member).map(|held| counted(store, held)).unwrap_or_default();
+        // By this master or by those before: who is in the set has it.
+        let marks = store.marks();
+        Some(said.max(marks.confirmed.min(marks.appended)))
     }
 
     fn acked(&self, from: Member, ack: Ack) -> Result<(), String> {
@@ -639,6 +679,14 @@ fn replicas(state: &State) -> Vec<ReplicaStatus> {
 pub(super) fn confirm(confirmed: Confirmed) {
     if let Some((store, to)) = confirmed {
         store.confirm(to);
+    }
+}
+
+/// What of it counts under the store's rule.
+fn counted(store: &Store, held: Held) -> CommitLogOffset {
+    match store.flush_mode() {
+        FlushMode::Sync => held.flushed,
+        FlushMode::Async { .. } => held.received,
     }
 }
 

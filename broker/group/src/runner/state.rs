@@ -38,6 +38,12 @@ pub(super) struct State {
     pub(super) alarm: Option<SetBack>,
     /// What keeps it from following, if a person has to look.
     pub(super) wrong: Option<String>,
+    /// Why no master gives its log whole, if one was asked to; and how many times that was settled, either way.
+    pub(super) refused: Option<String>,
+    pub(super) resyncs: u64,
+    /// That the log was found shorter than what was said to be held of it, since this process has run; and how often that was so ever.
+    pub(super) shorter: Option<String>,
+    pub(super) shortened: u64,
     pub(super) coordinator_away: Option<String>,
     /// How much of the master's log is taken, while it is taken whole.
     pub(super) filling: Option<Filled>,
@@ -82,6 +88,8 @@ pub struct Status {
     pub replicas: Vec<ReplicaStatus>,
     /// How far its log has come; `None` while its store is opened again.
     pub marks: Option<Marks>,
+    /// How often its log was found to be shorter than what it had said it holds.
+    pub shortened: u64,
     /// While the master's log is taken whole: bytes of it that are there, and that are needed.
     pub resync: Option<(u64, u64)>,
     /// What a person should know, each in a sentence.

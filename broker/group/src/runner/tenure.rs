@@ -35,8 +35,10 @@ pub(super) enum Reopen {
     Cut,
     /// A write or a sync has failed.
     Failed,
-    /// It can't be continued: the master's is taken whole, in segments of so many bytes.
-    Resync(u64),
+    /// It lacks what this life of it has said it holds: another one begins.
+    Shorter,
+    /// It can't be continued, or a person has ordered it: the master's log is taken whole.
+    Resync,
 }
 
 /// How long the thread sleeps when nobody wakes it.
@@ -159,6 +161,14 @@ fn cut(shared: &Shared, epoch: Epoch, to: CommitLogOffset) {
 
 /// Opens the store again. Comes back when it is open, or the member stops.
 fn reopen(shared: &Shared, why: Reopen) {
+    let mut agreed = None;
+    if why == Reopen::Resync {
+        agreed = resync::agree_first(shared);
+        // Without a master that gives its own the log is kept: it may be the only copy that is left.
+        if agreed.is_none() {
+            return;
+        }
+    }
     let store = {
         let mut state = shared.lock();
         // A master's store is given up with its role, and not before.
@@ -176,8 +186,15 @@ fn reopen(shared: &Shared, why: Reopen) {
     store.abandon();
     drop(store);
     tracing::info!(?why, "the store is opened again");
-    if let Reopen::Resync(segment_bytes) = why
-        && !resync::run(shared, segment_bytes)
+    if why == Reopen::Shorter {
+        match life::end_shorter(&shared.env) {
+            Ok(times) => shared.lock().shortened = times,
+            // It is found out again when it meets its master again.
+            Err(error) => tracing::error!(%error, "that another life of the store begins could not be noted"),
+        }
+    }
+    if let Some(agreed) = agreed
+        && !resync::run(shared, agreed)
     {
         return;
     }

@@ -49,6 +49,9 @@ pub fn member_samples(status: &Status, samples: &mut Samples) {
         let help = "Masters that have begun without any member of the in-sync set before: acknowledged records may be missing; told by the master.";
         gauge("sluice_replication_unclean_elections", help, state.unclean as f64);
     }
+    let help =
+        "Times that this member's log was found shorter than what it had said it holds: an older copy of its volume, or a disk that lost what was flushed.";
+    samples.counter("sluice_replication_shortened_logs_total", help, &[], status.shortened as f64);
     for replica in &status.replicas {
         let member = replica.member.id.to_string();
         let behind = status.marks.map_or(0, |marks| replica.held.received.distance_to(marks.appended));
