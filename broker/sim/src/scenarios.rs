@@ -12,9 +12,12 @@ use sluice_env::sim::{
     Fault, FaultKind, Op,
     threads::{Halt, Sim, Timing as SimTiming},
 };
-use sluice_group::coordinator::Swapped;
+use sluice_group::{coordinator::Swapped, link::Link, runner::Status};
 use sluice_history::{NodeEvent, What};
-use sluice_replication::{Epoch, GroupState, Incarnation, MemberId};
+use sluice_replication::{
+    Epoch, GroupState, Incarnation, Member, MemberId, Seen,
+    wire::{Ask, Hello, Message, VERSION},
+};
 use sluice_store::FlushMode;
 use std::{ops::Deref, time::Duration};
 
@@ -378,6 +381,84 @@ fn a_master_whose_disk_hangs_gives_up_though_it_could_renew_its_lease() {
     });
 }
 
+impl Scene<'_> {
+    /// How a member says that it is, and how long that took.
+    fn ask_status(&self, index: usize) -> Result<(Status, Duration), Halt> {
+        let member = self.node(index).and_then(|node| node.member()).expect("it runs");
+        let begun = self.sim.now();
+        let status = self.sim.block_on(&self.brokers[index], "status", move || member.status())?;
+        Ok((status, self.sim.now() - begun))
+    }
+
+    /// What a member says to that, over a connection of its own, within a second.
+    fn say(&self, index: usize, message: Message) -> Result<Result<Message, String>, Halt> {
+        let (net, address) = (self.clients.env().net, format!("{}:10912", crate::node::name(index as u32 + 1)));
+        self.sim.block_on(&self.clients, "asks", move || {
+            let connection = net.connect(&address, SECOND).map_err(|error| error.to_string())?;
+            let mut link = Link::new(connection);
+            link.sender.send(&message, SECOND).map_err(|error| error.to_string())?;
+            let answer = link.receiver.receive(SECOND).map_err(|error| error.to_string());
+            link.connection.close();
+            answer
+        })
+    }
+}
+
+#[test]
+fn a_member_whose_disk_hangs_answers_questions_refuses_and_tells_how_it_is() {
+    play(FlushMode::Sync, 1, |scene| {
+        let (master, epoch) = (scene.the_master(), scene.state().epoch);
+        let [stalled, killed] = scene.others(master)[..] else { panic!("three brokers") };
+        let asker = Member { id: MemberId(9), store: Incarnation(9) };
+        let (cluster, group) = ("c".to_owned(), "g".to_owned());
+        let ask = Message::Ask(Ask { version: VERSION, cluster: cluster.clone(), group: group.clone(), member: asker });
+        let hello = Message::Hello(Hello { version: VERSION, cluster, group, member: asker, seen: Seen::default() });
+        let answers = |index: usize| {
+            let (status, took) = scene.ask_status(index)?;
+            let (answer, refusal) = (scene.say(index, ask.clone())?, scene.say(index, hello.clone())?);
+            assert!(took < Duration::from_millis(100), "status took {took:?}");
+            assert!(matches!(&answer, Ok(Message::Answer(answer)) if answer.end.0 > 0), "{answer:?}");
+            assert!(matches!(refusal, Ok(Message::Refusal(_))), "{refusal:?}");
+            Ok(status)
+        };
+        // A replica, with some of the log in hand that it can't write; and it hears of a set without itself.
+        scene.brokers[stalled].stall_disk(SECOND * 15);
+        scene.pass(SECOND * 4)?;
+        let status = answers(stalled)?;
+        assert!(status.troubles.iter().any(|trouble| trouble.contains("disk has taken no write")), "{:?}", status.troubles);
+        scene.pass(SECOND * 15)?;
+        scene.await_whole()?;
+        // A master, right when it has to remember a smaller set.
+        scene.brokers[master].stall_disk(SECOND * 15);
+        scene.kill(killed);
+        scene.until("a smaller set", SECOND, || scene.state().in_sync.len() == 2)?;
+        scene.pass(Duration::from_millis(100))?;
+        let (_, took) = scene.ask_status(master)?;
+        assert!(took < Duration::from_millis(100), "status took {took:?}");
+        scene.until("an end of the tenure", Duration::from_millis(2500), || scene.ask_status(master).is_ok_and(|(status, _)| status.master_of.is_none()))?;
+        answers(master)?;
+        scene.until("another master", SECOND * 2, || scene.state().epoch > epoch)?;
+        scene.start_again(killed);
+        scene.pass(SECOND * 15)?;
+        scene.await_whole()
+    });
+}
+
+#[test]
+fn a_deposed_master_ceases_at_once_though_its_disk_hangs() {
+    play(FlushMode::Sync, 1, |scene| {
+        let old = scene.the_master();
+        let next = MemberId(scene.others(old)[0] as u32 + 1);
+        scene.brokers[old].stall_disk(SECOND * 10);
+        scene.elect(next)?;
+        // It learns of it by its next renewal, before its disk counts as one that hangs.
+        let has_ceased = || scene.ask_status(old).is_ok_and(|(status, took)| status.master_of.is_none() && took < Duration::from_millis(100));
+        scene.until("an end of the old tenure", Duration::from_millis(1300), has_ceased)?;
+        scene.pass(SECOND * 10)?;
+        scene.await_whole()
+    });
+}
+
 #[test]
 fn a_master_without_coordinator_and_replicas_answers_no_reads_when_another_one_may_be_master() {
     play(FlushMode::Sync, 1, |scene| {
@@ -405,13 +486,8 @@ fn a_deposed_master_ceases_also_when_its_disk_does_not_let_it_remember_why() {
         let (old, epoch) = (scene.the_master(), scene.state().epoch);
         let next = MemberId(scene.others(old)[0] as u32 + 1);
         scene.brokers[old].disk().inject(Fault::once(Op::Rename, FaultKind::Eio));
-        // As if the other one had been elected while it was looking elsewhere: it learns of it by its next renewal, long before it would give up by itself.
-        let coordinator = scene.coordinator.of(9);
-        let elect = move || {
-            let now = coordinator.read(SECOND).expect("it answers").expect("there is a group");
-            coordinator.swap(Some(&now.version), &now.state.with_master(next, true), SECOND)
-        };
-        assert!(matches!(scene.sim.block_on(&scene.clients, "election", elect)?, Ok(Swapped::Done(_))));
+        // It learns of it by its next renewal, long before it would give up by itself.
+        scene.elect(next)?;
         scene.until("an end of the old tenure", Duration::from_secs(15), || scene.history.has_ceased(old as u32 + 1, epoch.0))?;
         scene.await_whole()
     });
@@ -440,6 +516,17 @@ fn a_coordinator_that_was_set_back_is_refused_and_the_group_serves_on() {
 }
 
 impl Scene<'_> {
+    /// Makes that one master as if it had been elected while the old one was looking elsewhere.
+    fn elect(&self, next: MemberId) -> Result<(), Halt> {
+        let coordinator = self.coordinator.of(9);
+        let elect = move || {
+            let now = coordinator.read(SECOND).expect("it answers").expect("there is a group");
+            coordinator.swap(Some(&now.version), &now.state.with_master(next, true), SECOND)
+        };
+        assert!(matches!(self.sim.block_on(&self.clients, "election", elect)?, Ok(Swapped::Done(_))));
+        Ok(())
+    }
+
     /// The broker that takes itself for master.
     fn the_master_by_itself(&self) -> usize {
         let is_master = |index: &usize| self.node(*index).and_then(|node| node.member()).is_some_and(|member| member.status().master_of.is_some());

@@ -1,7 +1,7 @@
 //! What the threads of a member share under one lock.
 
 use super::tenure::Command;
-use crate::{Kept, coordinator::Lease};
+use crate::coordinator::Lease;
 use sluice_env::Connection;
 use sluice_replication::{Core, Epoch, GroupState, Held, Member, MemberId, Pace, Seen, SetBack, Version, wire::Answer};
 use sluice_store::{Marks, Store, resync::Filled};
@@ -14,7 +14,6 @@ use std::{
 pub(super) struct State {
     pub(super) core: Core,
     pub(super) pace: Pace,
-    pub(super) kept: Arc<Kept<Seen>>,
     /// `None` while it is opened again.
     pub(super) store: Option<Arc<Store>>,
     /// What the coordinator is to be asked.
@@ -33,8 +32,10 @@ pub(super) struct State {
     pub(super) doubted: BTreeSet<MemberId>,
     /// The last renewal that went through.
     pub(super) renewal: u64,
-    /// The newest state that could not be remembered: nothing is done until it is.
-    pub(super) forgetting: Option<String>,
+    /// A newer epoch is being remembered: no older one is followed any more, and nobody is master of one.
+    pub(super) is_learning: bool,
+    /// The newest state that could not be remembered, and why: nothing is done until it is.
+    pub(super) forgetting: Option<(Seen, String)>,
     pub(super) alarm: Option<SetBack>,
     /// What keeps it from following, if a person has to look.
     pub(super) wrong: Option<String>,

@@ -139,12 +139,7 @@ fn serve(shared: &Shared, epoch: Epoch, store: &Arc<Store>, open: &mut Option<Ep
 
 /// Orders the cut and has it carried out, unless this broker follows another epoch by now, or is master itself: then what lies beyond is its own.
 fn cut(shared: &Shared, epoch: Epoch, to: CommitLogOffset) {
-    let state = shared.lock();
-    let Some(store) = state.store.clone().filter(|_| state.core.follows(epoch)) else { return };
-    // Under the lock: nobody begins an epoch meanwhile.
-    let ordered = store.order_cut(to);
-    drop(state);
-    drop(store);
+    let Some(ordered) = shared.while_nothing_is_learnt(epoch, |store| store.order_cut(to)) else { return };
     match ordered {
         Ok(()) => {
             tracing::info!(%epoch, %to, "this replica's log ends with what its master does not have: it is cut");
@@ -264,7 +259,7 @@ pub(super) fn hand_over(shared: &Shared, to: Option<MemberId>, deadline: Duratio
     let slack = shared.options.timing.lease;
     let ended = shared.wait(deadline + slack, |state| {
         let is_under_way = state.commands.iter().any(|command| matches!(command, Command::HandOver(e, ..) if *e == epoch));
-        (!is_under_way).then(|| state.core.seen().epoch > epoch)
+        (!is_under_way && !state.is_learning).then(|| state.core.seen().epoch > epoch)
     });
     match ended.flatten() {
         Some(true) => Ok(to),
