@@ -19,6 +19,7 @@ use crate::{
     coordinator::{Coordinator, Lease},
     life,
     master::{Lead, promised_at},
+    yielding::{Tail, TailMeter},
 };
 use sluice_env::{
     Env, broken,
@@ -57,6 +58,8 @@ pub(super) struct Shared {
     gate: Mutex<Gate>,
     /// Nothing is being taken in any more.
     taken: Condvar,
+    /// How the log's end fares, while this broker is master.
+    tail: Mutex<TailMeter>,
     /// By which state this broker is master, and the newest one that it knows of.
     word: Mutex<Word>,
     /// Nanoseconds by the clock: when the followed master was heard, when the disk last took a write, and until when a master may serve.
@@ -146,6 +149,7 @@ impl Shared {
             memory: Mutex::new(kept),
             gate: Mutex::new(Gate { follows: Some(seen.epoch), is_taking: false }),
             taken: Condvar::default(),
+            tail: Mutex::default(),
             word: Mutex::default(),
         })
     }
@@ -368,6 +372,7 @@ impl Shared {
             Action::Begin(epoch) => {
                 tracing::info!(%epoch, "this broker is master");
                 state.pace.begins(now);
+                *self.tail.lock() = TailMeter::default();
                 // Who does not live any more is let go before the first confirmation waits for it.
                 state.doubted = self.options.members.keys().copied().filter(|id| *id != self.options.id).collect();
                 state.renewal = 0;
@@ -598,6 +603,10 @@ impl Shared {
         self.notify();
     }
 
+    pub(super) fn saw_tail(&self, marks: Marks) {
+        self.tail.lock().saw(self.now(), marks.appended, marks.confirmed.min(marks.appended));
+    }
+
     pub(super) fn heard_master(&self) {
         self.heard.store(nanos(self.now()), Ordering::SeqCst);
     }
@@ -710,6 +719,10 @@ impl Lead for Shared {
 
     fn renewal(&self) -> u64 {
         self.lock().renewal
+    }
+
+    fn tail(&self) -> Option<Tail> {
+        self.tail.lock().tail(self.now())
     }
 
     fn joined(&self, member: Member) {
