@@ -5,6 +5,7 @@
 //! | `coordinator` | keeps the group's one object, changed by compare-and-swap only |
 //! | `link` | messages over a connection |
 //! | `master`, `replica` | the two ends of one |
+//! | `yielding` | lets a replica that catches up yield to those who keep up |
 //! | `life` | knows whether a store still has what its broker ever said it held |
 //! | `runner` | runs a member of a group |
 //! | `kept` | keeps a value in a file of the store directory, whole or not at all |
@@ -17,6 +18,7 @@ pub mod link;
 pub mod master;
 pub mod replica;
 pub mod runner;
+pub mod yielding;
 
 pub use kept::{Kept, KeptError};
 

@@ -22,6 +22,9 @@ struct Life {
     flushes: bool,
     /// Whether it was ended with everything flushed.
     is_closed: bool,
+    /// How many lives have ended because the log lacked what they had said they held.
+    #[serde(default)]
+    shortened: u64,
 }
 
 /// Begins the next part of a store's life with the opening of its store, and says which life it is: the one of before, if nothing can have been lost that it said it held.
@@ -37,13 +40,14 @@ pub(crate) fn begin(env: &Env, store: u128, flush: FlushMode, has_failed: bool) 
         }
         Err(error) => return Err(error),
     };
+    let shortened = before.as_ref().map_or(0, |life| life.shortened);
     let (store, boot, flushes) = (Incarnation(store), env.clock.boot().map(Incarnation), flush == FlushMode::Sync);
     let goes_on = before.filter(|life| {
         let same_run = boot.is_some() && life.boot == boot && !has_failed;
         broken("any life of a store counts") || life.store == store && (life.flushes || life.is_closed || same_run)
     });
     let incarnation = goes_on.map_or_else(|| Incarnation(env.rng.next_u128()), |life| life.incarnation);
-    kept.store(&Life { incarnation, store, boot, flushes, is_closed: false })?;
+    kept.store(&Life { incarnation, store, boot, flushes, is_closed: false, shortened })?;
     Ok(incarnation)
 }
 
@@ -54,6 +58,20 @@ pub(crate) fn note_failure(env: &Env) {
     if let Err(error) = noted {
         tracing::error!(%error, "that the log has failed could not be noted: remove the file `life` before this broker is started again under asynchronous flush");
     }
+}
+
+/// The log lacks what this life has said it holds: another one goes on. How many have ended so by now.
+pub(crate) fn end_shorter(env: &Env) -> Result<u64, KeptError> {
+    let kept = kept(env);
+    let Some(life) = kept.load()? else { return Ok(0) };
+    let shortened = life.shortened + 1;
+    kept.store(&Life { incarnation: Incarnation(env.rng.next_u128()), shortened, ..life })?;
+    Ok(shortened)
+}
+
+/// How many lives have ended because the log lacked what they had said they held.
+pub(crate) fn shortened(env: &Env) -> Result<u64, KeptError> {
+    Ok(kept(env).load()?.map_or(0, |life| life.shortened))
 }
 
 /// Everything is flushed, and nothing more will be said to be held.

@@ -3,8 +3,12 @@
 use crate::{
     epochs_of,
     link::{Link, LinkError, Receiver, Sender},
+    yielding::{self, CatchUp, Tail},
 };
-use sluice_env::{Clock, Connection, Env, Monotonic};
+use sluice_env::{
+    Clock, Connection, Env, Monotonic,
+    sync::{Condvar, Mutex},
+};
 use sluice_replication::{
     Epoch, GroupState, Member,
     meeting::{self, Refused},
@@ -43,11 +47,17 @@ pub trait Lead: Send + Sync {
     /// The last renewal of its lease that has gone through.
     fn renewal(&self) -> u64;
 
+    /// How the log's end fares; `None`: nobody writes.
+    fn tail(&self) -> Option<Tail>;
+
     /// A replica follows from now on.
     fn joined(&self, member: Member);
 
     /// A replica that had joined does not follow on this connection any more.
     fn left(&self, member: Member);
+
+    /// Up to where that life of a store must have the log, because it has said so or because that is confirmed; `None`: it is not in the in-sync set, and nothing rests on it.
+    fn must_hold(&self, member: Member) -> Option<CommitLogOffset>;
 
     /// A replica says what it holds. An error ends the connection: it cannot be true.
     fn acked(&self, from: Member, ack: Ack) -> Result<(), String>;
@@ -103,7 +113,9 @@ impl Master {
             sender,
             store: store.clone(),
             lead: lead.clone(),
+            member: hello.member,
             epoch: state.epoch,
+            catch_up: CatchUp::default(),
             next: from,
             told: CommitLogOffset::ZERO,
             beaten: None,
@@ -152,21 +164,29 @@ impl Master {
         }
         let marks = store.marks();
         let epochs = epochs_of(store).map_err(|error| Ended::Untrue(format!("this log's own epochs: {error}")))?;
-        let welcome =
-            Welcome { state: state.clone(), epochs, min: marks.min, end: marks.appended, segment_bytes: store.segment_bytes(), place: self.place.clone() };
+        let must_hold = lead.must_hold(hello.member);
+        let welcome = Welcome {
+            state: state.clone(),
+            epochs,
+            min: marks.min,
+            end: marks.appended,
+            segment_bytes: store.segment_bytes(),
+            place: self.place.clone(),
+            must_hold,
+        };
         sender.send(&Message::Welcome(welcome), self.patience)?;
         let follow = match receiver.receive(self.patience)? {
             Message::Follow(follow) => follow,
             Message::Refusal(refusal) => return Err(Ended::Refuses(refusal.why)),
             _ => return Err(Ended::OutOfPlace),
         };
-        self.check_follow(sender, store, &state, follow)?;
+        self.check_follow(sender, store, &state, must_hold, follow)?;
         Ok((state, follow.from))
     }
 
-    fn check_follow(&self, sender: &mut Sender, store: &Store, state: &GroupState, follow: Follow) -> Result<(), Ended> {
+    fn check_follow(&self, sender: &mut Sender, store: &Store, state: &GroupState, must_hold: Option<CommitLogOffset>, follow: Follow) -> Result<(), Ended> {
         let marks = store.marks();
-        meeting::check_follow(state, marks.min, marks.appended, follow).or_else(|why| {
+        meeting::check_follow(state, marks.min, marks.appended, must_hold, follow).or_else(|why| {
             self.refuse(sender, Some(state.clone()), why.to_string())?;
             Err(why.into())
         })
@@ -194,7 +214,9 @@ struct Giving {
     sender: Sender,
     store: Arc<Store>,
     lead: Arc<dyn Lead>,
+    member: Member,
     epoch: Epoch,
+    catch_up: CatchUp,
     next: CommitLogOffset,
     /// What the replica knows to be confirmed.
     told: CommitLogOffset,
@@ -231,14 +253,32 @@ impl Giving {
         // What a member holds it is told to be confirmed as far as that reaches; all ones would be a promise about what is still to come.
         let confirmed = marks.confirmed.min(marks.appended);
         if self.next < marks.appended || self.told < confirmed {
+            // Records wait for those who are in the set, and nobody for one that catches up.
+            let catches_up = !state.has(self.member) && self.next.distance_to(marks.appended) > yielding::BEHIND_BYTES;
+            let tail = if catches_up { self.lead.tail() } else { None };
             let from = self.next;
-            let log = self.store.range(from, RANGE_BYTES_MAX)?;
-            self.next = from.plus(log.len() as u64);
+            let log = self.store.range(from, if tail.is_some() { yielding::PIECE_BYTES } else { RANGE_BYTES_MAX })?;
+            let bytes = log.len();
+            self.next = from.plus(bytes as u64);
             self.told = confirmed;
-            return Ok(self.sender.send(&Message::Data(Data { epoch: self.epoch, from, confirmed, log }), self.master.patience)?);
+            self.sender.send(&Message::Data(Data { epoch: self.epoch, from, confirmed, log }), self.master.patience)?;
+            if catches_up {
+                self.give_way(now, tail, bytes, due);
+            }
+            return Ok(());
         }
         self.store.await_progress(marks, due.map_or(self.master.beat, |due| due.since(now)));
         Ok(())
+    }
+
+    /// Pauses for those who keep up, but not beyond the next beat.
+    fn give_way(&mut self, begun: Monotonic, tail: Option<Tail>, bytes: usize, due: Option<Monotonic>) {
+        let now = self.clock.monotonic();
+        let pause = self.catch_up.pause(now.0, tail, bytes, now.since(begun));
+        let pause = due.map_or(pause, |due| pause.min(due.since(now)));
+        if !pause.is_zero() {
+            Condvar::new().wait_for(&mut Mutex::new(()).lock(), pause);
+        }
     }
 }
 

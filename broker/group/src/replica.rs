@@ -7,7 +7,7 @@ use crate::{
 use sluice_env::{Connection, broken};
 use sluice_replication::{
     Epoch, Held, Member, Seen,
-    meeting::{Next, OwnLog, Why, Wrong},
+    meeting::{Next, OwnLog, Shorter, Why, Wrong},
     wire::{Ack, Beat, Data, Follow, Hello, Message, Refusal, VERSION, Welcome},
 };
 use sluice_store::{AppendError, FlushMode, FollowError, Store};
@@ -60,9 +60,12 @@ pub enum Ended {
     /// The log ends with what the master's does not have: order the cut, if nobody else is master by now, and open the store again.
     #[error("the log is to be cut at {0}")]
     Cut(CommitLogOffset),
-    /// The log can't be continued: take the master's whole, whose segments have so many bytes.
+    /// The log can't be continued: take the master's whole.
     #[error("this log can't be continued by the master's: {0}")]
-    Resync(Why, u64),
+    Resync(Why),
+    /// The log is shorter than what was said to be held of it: it counts as another one's from now on.
+    #[error(transparent)]
+    Shorter(Shorter),
     /// A person has to look.
     #[error(transparent)]
     Wrong(#[from] Wrong),
@@ -120,7 +123,8 @@ impl Session<'_> {
         match self.replica.own_log(self.store).meet(&welcome)? {
             Next::Follow(from) => self.send(Message::Follow(Follow { epoch: self.epoch, from }))?,
             Next::Cut(to) => return Err(Ended::Cut(to)),
-            Next::Resync(why) => return Err(Ended::Resync(why, welcome.segment_bytes)),
+            Next::Resync(why) => return Err(Ended::Resync(why)),
+            Next::BeginAnotherLife(shorter) => return Err(Ended::Shorter(shorter)),
         }
         self.tell_held()?;
         loop {

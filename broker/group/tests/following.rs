@@ -9,19 +9,20 @@ use sluice_group::{
     link::Link,
     master::{Lead, Master},
     replica::{Ended, Loyalty, Replica},
+    yielding::Tail,
 };
 use sluice_protocol::record::{RecordFields, RecordView};
 use sluice_replication::{
     Epoch, GroupState, Held, Incarnation, Member, MemberId, Seen,
     wire::{Ack, Beat, Data, Message, Welcome},
 };
-use sluice_store::{Batch, FlushMode, ReadLimits, Store, StoreOptions, Wait};
+use sluice_store::{AppendError, Batch, FlushMode, Placed, ReadLimits, Store, StoreOptions, Wait};
 use sluice_types::{CommitLogOffset, QueueId, QueueOffset, Topic};
 use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -61,6 +62,8 @@ fn open(env: &Env, flush: FlushMode) -> Arc<Store> {
 struct Term {
     acked: Mutex<BTreeMap<(u32, u64), Vec<u8>>>,
     is_over: AtomicBool,
+    others_write: bool,
+    asked: AtomicU64,
 }
 
 struct Leader {
@@ -94,12 +97,26 @@ impl Lead for Leader {
         0
     }
 
+    fn tail(&self) -> Option<Tail> {
+        // Before the first piece and after the look; then others wait ten times as long.
+        let asked = self.term.asked.fetch_add(1, Ordering::SeqCst);
+        let millis = if asked < 2 { 1 } else { 10 };
+        self.term.others_write.then_some(Tail { wait: Duration::from_millis(millis), growth: 0.0 })
+    }
+
     fn joined(&self, _: Member) {}
 
     fn left(&self, _: Member) {}
 
+    fn must_hold(&self, _: Member) -> Option<CommitLogOffset> {
+        None
+    }
+
     fn acked(&self, from: Member, Ack { epoch, held, .. }: Ack) -> Result<(), String> {
-        assert_eq!((from, epoch), (member(2), Epoch(1)));
+        assert_eq!(epoch, Epoch(1));
+        if from != member(2) {
+            return Ok(());
+        }
         if held.received > self.store.marks().appended {
             return Err(format!("{held:?} is beyond the end"));
         }
@@ -153,10 +170,7 @@ fn start(env: &Env, name: &str, body: impl FnOnce() + Send + 'static) {
     drop(env.spawn.thread(name, Box::new(body)).expect("the machine lives"));
 }
 
-fn produce(store: &Store, producer: u32, number: u32, term: &Arc<Term>) {
-    let queue = number % QUEUES;
-    let mut body = format!("{producer} {number} ").into_bytes();
-    body.resize(50 + (number as usize * 397) % 3000, b'x');
+fn append(store: &Store, queue: u32, body: &[u8], wait: Wait) -> Result<Vec<Placed>, AppendError> {
     let host = "127.0.0.1:10911".parse().expect("literal");
     let fields = RecordFields {
         topic: "orders",
@@ -168,12 +182,19 @@ fn produce(store: &Store, producer: u32, number: u32, term: &Arc<Term>) {
         store_host: host,
         reconsume_times: 0,
         prepared_transaction_offset: 0,
-        body: &body,
+        body,
         properties: "",
     };
     let mut batch = Batch::new();
     batch.push(&store.queue(&Topic::new("orders").expect("legal"), QueueId(queue)), &fields).expect("encodes");
-    if let Ok(placed) = store.append(batch, Wait::Durable) {
+    store.append(batch, wait)
+}
+
+fn produce(store: &Store, producer: u32, number: u32, term: &Arc<Term>) {
+    let queue = number % QUEUES;
+    let mut body = format!("{producer} {number} ").into_bytes();
+    body.resize(50 + (number as usize * 397) % 3000, b'x');
+    if let Ok(placed) = append(store, queue, &body, Wait::Durable) {
         let before = term.acked.lock().insert((queue, placed[0].queue_offset.0), body);
         assert!(before.is_none(), "a queue offset was acknowledged twice");
     }
@@ -418,7 +439,8 @@ fn a_replica_that_is_behind_takes_nothing_for_confirmed_that_it_does_not_have() 
         let soon = Duration::from_secs(1);
         assert!(matches!(link.receiver.receive(soon), Ok(Message::Hello(_))));
         let (min, end) = (CommitLogOffset(0), CommitLogOffset(90_000));
-        let welcome = Welcome { state: state(), epochs: Default::default(), min, end, segment_bytes: SEGMENT_BYTES, place: "a:10911".to_owned() };
+        let welcome =
+            Welcome { state: state(), epochs: Default::default(), min, end, segment_bytes: SEGMENT_BYTES, place: "a:10911".to_owned(), must_hold: None };
         link.sender.send(&Message::Welcome(welcome), soon).expect("sent");
         assert!(matches!(link.receiver.receive(soon), Ok(Message::Follow(_))));
         link.sender.send(&Message::Data(Data { epoch: Epoch(1), from: min, confirmed: end, log: Default::default() }), soon).expect("sent");
@@ -434,4 +456,50 @@ fn a_replica_that_is_behind_takes_nothing_for_confirmed_that_it_does_not_have() 
     });
     let marks = marks.expect("no deadlock");
     assert!(marks.confirmed <= marks.appended, "{marks:?}");
+}
+
+/// How long a replica that is outside of the set takes for 16 MiB, while others write or not.
+fn catching_up(others_write: bool) -> Duration {
+    const BYTES: u64 = 16 << 20;
+    let sim = Sim::new(1);
+    let (a, b) = (sim.machine("a"), sim.machine("b"));
+    let env = a.env();
+    a.spawn("master", move || {
+        let store = open(&env, LAZY);
+        store.begin_epoch(1).expect("begun");
+        let term = Arc::new(Term { others_write, ..Term::default() });
+        while store.marks().appended.0 <= BYTES {
+            append(&store, 0, &[b'x'; 50_000], Wait::Appended).expect("appended");
+        }
+        let lead: Arc<dyn Lead> = Arc::new(Leader { store: store.clone(), replica: Mutex::default(), term });
+        let listener = env.net.listen(PLACE).expect("free");
+        let mut link = Link::new(listener.accept(Duration::from_secs(60)).expect("it comes"));
+        let Ok(Message::Hello(mut hello)) = link.receiver.receive(Duration::from_secs(1)) else { panic!("no hello") };
+        hello.member = member(3);
+        drop(master().serve(&env, link, &hello, &store, &lead));
+    });
+    let env = b.env();
+    let took = sim.block_on(&b, "replica", move || {
+        let store = open(&env, LAZY);
+        let connection = loop {
+            match env.net.connect(PLACE, Duration::from_secs(1)) {
+                Ok(connection) => break connection,
+                Err(_) => sleep(Duration::from_millis(10)),
+            }
+        };
+        let (following, begun) = (store.clone(), env.clock.monotonic());
+        start(&env, "follow", move || drop(replica().follow(&connection, &following, &Loyal)));
+        while store.marks().appended.0 <= BYTES {
+            sleep(Duration::from_millis(1));
+        }
+        env.clock.monotonic().since(begun)
+    });
+    took.expect("no deadlock")
+}
+
+#[test]
+fn a_replica_that_catches_up_gives_way_to_those_who_write() {
+    let (alone, beside) = (catching_up(false), catching_up(true));
+    // 12 MiB at less and less, and the last 4 MiB as they come.
+    assert!(beside > alone * 5 && beside < Duration::from_secs(5), "{alone:?} alone, {beside:?} beside others");
 }

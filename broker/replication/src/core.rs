@@ -201,8 +201,26 @@ impl Core {
         self.master_of().is_none() && (epoch == self.seen.epoch || broken("old epochs are followed"))
     }
 
+    /// What [`Self::on`] would have remembered first: whoever can't hold still while a disk writes remembers it before the event is told.
+    #[must_use]
+    pub fn news(&self, event: &Event) -> Option<Seen> {
+        let state = match event {
+            Event::Read { now: Some(now), .. } => &now.state,
+            Event::Heard(state) if state.master != self.me.id => state,
+            _ => return None,
+        };
+        self.seen.after(state).ok().filter(|after| *after != self.seen)
+    }
+
     /// What to do about what happened.
     pub fn on(&mut self, event: Event) -> Vec<Action> {
+        let news = if cfg!(debug_assertions) { self.news(&event) } else { None };
+        let todo = self.think(event);
+        debug_assert_eq!(todo.iter().find_map(|action| if let Action::Remember(seen) = action { Some(*seen) } else { None }), news);
+        todo
+    }
+
+    fn think(&mut self, event: Event) -> Vec<Action> {
         let mut todo = Vec::new();
         match event {
             Event::Read { now: None, .. } => self.known = Known::Empty,

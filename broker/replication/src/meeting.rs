@@ -33,6 +33,21 @@ pub enum Next {
     Cut(CommitLogOffset),
     /// Give up its log, as another life of its store, and take the master's whole.
     Resync(Why),
+    /// Begin another life of its store, for it lacks what this one has said it holds: an older copy of its volume, or a disk that has lost what it had flushed.
+    BeginAnotherLife(Shorter),
+}
+
+/// A log that is shorter than what its life has said it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "this broker's log is its master's up to {common} only, though it counts as in sync and must have it up to {must_hold}: its volume is an older copy, or its disk has lost what \
+     it had flushed. It begins another life, out of the in-sync set until it has caught up; look at its disk"
+)]
+pub struct Shorter {
+    /// Up to where it is its master's.
+    pub common: CommitLogOffset,
+    /// Up to where it should be.
+    pub must_hold: CommitLogOffset,
 }
 
 /// Why a log can't be continued.
@@ -99,6 +114,9 @@ impl OwnLog {
     pub fn meet(&self, master: &Welcome) -> Result<Next, Wrong> {
         let epoch = master.state.epoch;
         let common = match self.common(master) {
+            Ok(common) | Err(Why::TooOld { end: common, .. }) if master.must_hold.is_some_and(|must_hold| common < must_hold) => {
+                return Ok(Next::BeginAnotherLife(Shorter { common, must_hold: master.must_hold.unwrap_or_default() }));
+            }
             Ok(common) => common,
             // In the set it has said that it holds the log, and its copy may be the last one of something.
             Err(why) if master.state.has(self.member) => return Err(Wrong::InSync { epoch, why }),
@@ -176,6 +194,14 @@ pub enum Refused {
         /// Where it ends.
         end: CommitLogOffset,
     },
+    /// It counts for more than it has.
+    #[error("asked for the log from {from} on, but this life of its store must hold it up to {must_hold}; it has to begin another one")]
+    Shorter {
+        /// Asked for.
+        from: CommitLogOffset,
+        /// What it must hold.
+        must_hold: CommitLogOffset,
+    },
 }
 
 /// Whether a master lets that broker in.
@@ -196,13 +222,16 @@ pub fn check_hello(cluster: &str, group: &str, state: &GroupState, hello: &Hello
     Ok(())
 }
 
-/// Whether a master whose log goes from `min` to `end` can give what is asked for.
-pub fn check_follow(state: &GroupState, min: CommitLogOffset, end: CommitLogOffset, follow: Follow) -> Result<(), Refused> {
+/// Whether a master whose log goes from `min` to `end` can give what is asked for to one that must hold so much.
+pub fn check_follow(state: &GroupState, min: CommitLogOffset, end: CommitLogOffset, must_hold: Option<CommitLogOffset>, follow: Follow) -> Result<(), Refused> {
     if follow.epoch != state.epoch {
         return Err(Refused::Epoch { asked: follow.epoch, own: state.epoch });
     }
     if !(min..=end).contains(&follow.from) {
         return Err(Refused::Range { from: follow.from, min, end });
+    }
+    if let Some(must_hold) = must_hold.filter(|must_hold| follow.from < *must_hold) {
+        return Err(Refused::Shorter { from: follow.from, must_hold });
     }
     Ok(())
 }
@@ -225,7 +254,15 @@ mod tests {
 
     fn welcome(epochs: &[(u64, u64)], min: u64, end: u64) -> Welcome {
         let state = GroupState { epoch: Epoch(9), ..GroupState::first(member(1)) };
-        Welcome { state, epochs: map(epochs), min: CommitLogOffset(min), end: CommitLogOffset(end), segment_bytes: SEGMENT, place: String::new() }
+        Welcome {
+            state,
+            epochs: map(epochs),
+            min: CommitLogOffset(min),
+            end: CommitLogOffset(end),
+            segment_bytes: SEGMENT,
+            place: String::new(),
+            must_hold: None,
+        }
     }
 
     fn own(epochs: &[(u64, u64)], min: u64, end: u64, confirmed: u64) -> OwnLog {
@@ -273,6 +310,24 @@ mod tests {
     }
 
     #[test]
+    fn a_log_that_is_shorter_than_what_its_life_has_said_it_holds_begins_another_life() {
+        let at = CommitLogOffset;
+        let mut master = welcome(&[(1, 0), (9, 70)], 20, 100);
+        master.state.in_sync.insert(member(2));
+        master.must_hold = Some(at(90));
+        let anew = |common| Ok(Next::BeginAnotherLife(Shorter { common: at(common), must_hold: at(90) }));
+        assert_eq!(own(&[(1, 0), (9, 70)], 0, 90, 0).meet(&master), Ok(Next::Follow(at(90))));
+        assert_eq!(own(&[(1, 0), (9, 70)], 0, 89, 89).meet(&master), anew(89));
+        assert_eq!(own(&[(1, 0)], 0, 80, 10).meet(&master), anew(70), "long enough, but not the master's");
+        assert_eq!(own(&[(1, 0)], 0, 10, 10).meet(&master), anew(10), "older than what the master has");
+        // Where the logs have nothing in common, or something confirmed is other than the master's, a person has to look all the same.
+        assert!(matches!(own(&[(2, 0)], 0, 60, 0).meet(&master), Err(Wrong::InSync { why: Why::Unrelated, .. })));
+        let (min, end) = (at(20), at(100));
+        let follow = |from| check_follow(&master.state, min, end, master.must_hold, Follow { epoch: Epoch(9), from: at(from) });
+        assert_eq!((follow(90), follow(89)), (Ok(()), Err(Refused::Shorter { from: at(89), must_hold: at(90) })));
+    }
+
+    #[test]
     fn a_master_lets_in_who_belongs_to_it_and_knows_no_better() {
         let state = welcome(&[], 0, 0).state;
         let hello = |change: &dyn Fn(&mut Hello)| {
@@ -287,7 +342,8 @@ mod tests {
         assert!(matches!(hello(&|hello| hello.group = "d".into()), Err(Refused::Group { .. })));
         assert_eq!(hello(&|hello| hello.member = member(1)), Err(Refused::Myself(MemberId(1))));
         assert_eq!(hello(&|hello| hello.seen.epoch = Epoch(10)), Err(Refused::Newer { seen: Epoch(10), own: Epoch(9) }));
-        let follow = |epoch, from| check_follow(&state, CommitLogOffset(20), CommitLogOffset(100), Follow { epoch: Epoch(epoch), from: CommitLogOffset(from) });
+        let follow =
+            |epoch, from| check_follow(&state, CommitLogOffset(20), CommitLogOffset(100), None, Follow { epoch: Epoch(epoch), from: CommitLogOffset(from) });
         assert_eq!((follow(9, 20), follow(9, 100)), (Ok(()), Ok(())));
         assert!(matches!((follow(9, 19), follow(9, 101)), (Err(Refused::Range { .. }), Err(Refused::Range { .. }))));
         assert_eq!(follow(8, 50), Err(Refused::Epoch { asked: Epoch(8), own: Epoch(9) }));

@@ -7,7 +7,7 @@
 //! | replica of the set | stand | its master has been silent and the lease not renewed for the time of the lease; at once when the process is known to be gone or to lead no more |
 //! | replica | stand uncleanly | no life of the set's members is left, all of them have told so, and none has more of a log |
 //! | master | renew the lease | each fifth of the lease, as long as its disk takes writes |
-//! | master | let a replica go | it is disconnected for a fifth of the lease, silent for three fifths, or was never where the log ended within `lag_max` |
+//! | master | let a replica go | its process is known to be gone, it is disconnected for a fifth of the lease, silent for two fifths, or was never where the log ended within `lag_max` |
 //! | master | let a replica in | it has caught up and keeps up; later each time it was let go before |
 //! | master | give up | neither was the lease renewed nor has every other member promised not to stand within three quarters of the lease; or its disk hangs |
 
@@ -15,7 +15,7 @@ use crate::{Candidacy, Core, Epoch, GroupState, InSync, Member, MemberId};
 use sluice_env::broken;
 use sluice_types::CommitLogOffset;
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
@@ -55,8 +55,9 @@ impl Timing {
         self.lease * 2 / 5
     }
 
+    /// The longest silence of a replica that lives. It answers a beat when its disk has taken what came before, so it may be silent for as long as a disk may.
     fn silence_max(self) -> Duration {
-        self.lease * 3 / 5
+        self.disk()
     }
 
     fn fence(self) -> Duration {
@@ -174,6 +175,8 @@ pub struct Pace {
     renew_asked: Option<Duration>,
     renewed: Duration,
     followers: BTreeMap<Member, Follower>,
+    /// Members whose brokers listened no more when they were asked last.
+    absent: BTreeSet<MemberId>,
 }
 
 impl Pace {
@@ -195,6 +198,7 @@ impl Pace {
             renew_asked: None,
             renewed: now,
             followers: BTreeMap::new(),
+            absent: BTreeSet::new(),
         }
     }
 
@@ -236,6 +240,7 @@ impl Pace {
         (self.following, self.gone) = (None, None);
         (self.begun, self.renewed, self.renewal, self.renew_asked) = (now, now, 0, None);
         self.followers.clear();
+        self.absent.clear();
     }
 
     /// A renewal has gone through that was asked for at `asked`.
@@ -245,6 +250,7 @@ impl Pace {
 
     /// A replica has connected.
     pub fn connected(&mut self, now: Duration, member: Member) {
+        self.absent.remove(&member.id);
         let follower = self.follower(now, member);
         follower.connections += 1;
         (follower.since, follower.acked, follower.caught_up, follower.end) = (now, now, None, NOWHERE);
@@ -255,6 +261,17 @@ impl Pace {
         let follower = self.follower(now, member);
         follower.connections = follower.connections.saturating_sub(1);
         follower.since = now;
+    }
+
+    /// Whether that member's broker, asked at `asked`, listened. One that does not has no process any more: if it does not follow either, nobody waits for it to come back
+    /// before it is let go. Who has connected since then was not asked in vain.
+    pub fn listens(&mut self, asked: Duration, id: MemberId, does: bool) {
+        let has_come_since = self.followers.iter().any(|(member, follower)| member.id == id && follower.connections > 0 && follower.since >= asked);
+        if does || has_come_since {
+            self.absent.remove(&id);
+        } else {
+            self.absent.insert(id);
+        }
     }
 
     /// It holds the log up to `received`; the beat that it has heard last was sent at `promised`; the log ends at `end`.
@@ -416,11 +433,20 @@ impl Pace {
 
     fn is_lost(&self, now: Duration, member: Member) -> bool {
         let past = |at: Duration| now.saturating_sub(at);
-        let Some(follower) = self.followers.get(&member) else { return past(self.begun) >= self.timing.silence_max() };
+        let follower = self.followers.get(&member);
+        if follower.is_none_or(|follower| follower.connections == 0) && (self.absent.contains(&member.id) || self.has_another_life(member)) {
+            return true;
+        }
+        let Some(follower) = follower else { return past(self.begun) >= self.timing.silence_max() };
         if follower.connections == 0 {
             return past(follower.since) >= self.timing.renewal();
         }
         past(follower.acked) >= self.timing.silence_max() || past(follower.caught_up.unwrap_or(follower.since)) >= self.timing.lag_max
+    }
+
+    /// Whether that broker follows with another life of its store: then the one of before comes back no more.
+    fn has_another_life(&self, member: Member) -> bool {
+        self.followers.iter().any(|(other, follower)| other.id == member.id && other.store != member.store && follower.connections > 0)
     }
 
     fn keeps_up(&self, now: Duration, follower: &Follower) -> bool {

@@ -20,7 +20,7 @@
 //!
 //! Each CRC-32 is over the kind and what stands between it and the checksum.
 
-use crate::{Epoch, EpochMap, GroupState, Held, Member, MemberId, Seen};
+use crate::{Epoch, EpochMap, GroupState, Held, Incarnation, Member, MemberId, Seen};
 use bytes::{Buf, Bytes, BytesMut};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sluice_types::CommitLogOffset;
@@ -67,6 +67,9 @@ pub struct Welcome {
     pub segment_bytes: u64,
     /// Where it serves clients (`host:port`).
     pub place: String,
+    /// Of a member of the in-sync set: up to where this life of its store must have the log, because it has said so or because that is confirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub must_hold: Option<CommitLogOffset>,
 }
 
 /// The replica, having cut what the master does not have, asks for the log.
@@ -169,6 +172,9 @@ pub struct Take {
     pub group: String,
     /// Its number; its store is about to be another one.
     pub id: MemberId,
+    /// Which life of its store is about to end; `None`: it has ended already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<Incarnation>,
 }
 
 /// What a replica needs to take the log whole.
@@ -359,7 +365,7 @@ fn numbers<const N: usize>(kind: u8, body: &[u8]) -> Result<[u64; N], WireError>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{EpochStart, Incarnation, MemberId};
+    use crate::EpochStart;
     use proptest::prelude::*;
 
     fn state() -> GroupState {
@@ -385,6 +391,7 @@ mod tests {
                 end: CommitLogOffset(u64::MAX),
                 segment_bytes: 5,
                 place: "a:10911".into(),
+                must_hold: Some(CommitLogOffset(77)),
             }),
             Message::Follow(Follow { epoch: Epoch(4), from: CommitLogOffset(8) }),
             Message::Data(Data { epoch: Epoch(4), from: CommitLogOffset(8), confirmed: CommitLogOffset(2), log: Bytes::copy_from_slice(log) }),
@@ -400,7 +407,7 @@ mod tests {
                 end: CommitLogOffset(u64::MAX),
                 last_epoch: None,
             }),
-            Message::Take(Take { version: VERSION, cluster: "c".into(), group: "g".into(), id: MemberId(7) }),
+            Message::Take(Take { version: VERSION, cluster: "c".into(), group: "g".into(), id: MemberId(7), store: Some(Incarnation(1 << 100)) }),
             Message::Seed(Seed { epoch: Epoch(4), segment_bytes: 1 << 27, bytes: 9 }),
             Message::Piece(Piece(Bytes::copy_from_slice(log))),
         ]

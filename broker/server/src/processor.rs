@@ -37,6 +37,7 @@ use clients::check_client_config;
 use failure::{Answer, Failure, Outcome};
 use forward::Here;
 use reply::Reply;
+use side::Fence;
 use sluice_delivery::Delivery;
 use sluice_protocol::{Frame, Header, RequestCode, RequestCode as Code};
 use std::{
@@ -122,7 +123,7 @@ impl Processor {
         };
         let Frame { header, body } = frame;
         // What waits for the log is as good as its confirmation; everything else is a master's word, and must still be one when it is given.
-        let fence = fence.filter(|_| !waits_for_the_log(code));
+        let fence = if waits_for_the_log(code) { fence.map(Fence::confirming_success) } else { fence };
         let reply = Reply::new(connection, &header, permit, &self.metrics, fence);
         processor.handle(code, &Request { header: &header, body, connection }, reply);
     }

@@ -15,9 +15,12 @@ use sluice_env::sim::{
     Fault, FaultKind, Op,
     threads::{Halt, Sim, Timing as SimTiming},
 };
-use sluice_group::coordinator::Swapped;
+use sluice_group::{coordinator::Swapped, link::Link, runner::Status};
 use sluice_history::{NodeEvent, What};
-use sluice_replication::{Epoch, GroupState, Incarnation, MemberId};
+use sluice_replication::{
+    Epoch, GroupState, Incarnation, Member, MemberId, Seen,
+    wire::{Ask, Hello, Message, VERSION},
+};
 use sluice_store::FlushMode;
 use std::{ops::Deref, time::Duration};
 
@@ -299,6 +302,63 @@ fn a_broker_with_an_empty_disk_is_another_one_and_counts_when_it_has_caught_up()
 }
 
 #[test]
+fn a_member_whose_volume_is_an_older_copy_is_found_out_and_counts_as_another_one() {
+    for flush in [FlushMode::Sync, LAZY] {
+        play(flush, 1, |scene| {
+            let (master, lost) = (scene.the_master(), scene.others(scene.the_master())[0]);
+            let (life, copy) = (scene.life(lost).expect("in the set"), scene.brokers[lost].disk().kill());
+            scene.pass(SECOND * 2)?;
+            scene.forget(lost);
+            scene.brokers[lost].replace_disk(copy);
+            scene.history.node(lost as u32 + 1, NodeEvent::Wiped);
+            scene.start_again(lost);
+            scene.until("another life", Duration::from_secs(10), || scene.life(lost).is_some_and(|now| now != life))?;
+            scene.await_whole()?;
+            let status = scene.node(lost).and_then(|node| node.member()).expect("it runs").status();
+            assert_eq!((status.shortened, scene.the_master()), (1, master));
+            assert!(status.troubles.iter().any(|trouble| trouble.contains("its volume is an older copy")), "{:?}", status.troubles);
+            // It is told of that process, and counted for ever.
+            scene.kill(lost);
+            scene.start_again(lost);
+            scene.pass(SECOND * 5)?;
+            let status = scene.node(lost).and_then(|node| node.member()).expect("it runs").status();
+            assert_eq!((status.shortened, status.troubles), (1, vec![]));
+            scene.await_whole()
+        });
+    }
+}
+
+#[test]
+fn a_replica_gives_up_its_log_by_order_only_when_a_master_gives_its_own() {
+    play(FlushMode::Sync, 1, |scene| {
+        let lost = scene.others(scene.the_master())[0];
+        let order = || {
+            let member = scene.node(lost).and_then(|node| node.member()).expect("it runs");
+            scene.sim.block_on(&scene.brokers[lost], "order", move || (member.resync(), member.status()))
+        };
+        let life = scene.life(lost).expect("in the set");
+        let (refused, _) = order()?;
+        assert!(refused.is_err_and(|why| why.contains("is in the in-sync set")));
+        scene.links(lost, true);
+        scene.until("a smaller set", Duration::from_secs(5), || scene.life(lost).is_none())?;
+        scene.pass(SECOND * 2)?;
+        let (refused, status) = order()?;
+        assert!(refused.as_ref().is_err_and(|why| why.contains("log is kept") && why.contains("connecting to the master")), "{refused:?}");
+        assert!(status.marks.is_some_and(|marks| marks.appended.0 > 0) && status.troubles.is_empty(), "{status:?}");
+        scene.links(lost, false);
+        let mut orders = 0;
+        while order()?.0.is_err() {
+            orders += 1;
+            assert!(orders < 20 && scene.life(lost).is_none(), "it is let in after a while only");
+            scene.pass(Duration::from_millis(100))?;
+        }
+        scene.await_whole()?;
+        assert_ne!(scene.life(lost), Some(life));
+        Ok(())
+    });
+}
+
+#[test]
 fn with_the_coordinator_down_for_ten_minutes_no_send_fails_and_a_restarted_replica_follows_again() {
     play(FlushMode::Sync, 1, |scene| {
         let (before, since) = (scene.state(), scene.now());
@@ -330,6 +390,84 @@ fn a_master_whose_disk_hangs_gives_up_though_it_could_renew_its_lease() {
     });
 }
 
+impl Scene<'_> {
+    /// How a member says that it is, and how long that took.
+    fn ask_status(&self, index: usize) -> Result<(Status, Duration), Halt> {
+        let member = self.node(index).and_then(|node| node.member()).expect("it runs");
+        let begun = self.sim.now();
+        let status = self.sim.block_on(&self.brokers[index], "status", move || member.status())?;
+        Ok((status, self.sim.now() - begun))
+    }
+
+    /// What a member says to that, over a connection of its own, within a second.
+    fn say(&self, index: usize, message: Message) -> Result<Result<Message, String>, Halt> {
+        let (net, address) = (self.clients.env().net, format!("{}:10912", crate::node::name(index as u32 + 1)));
+        self.sim.block_on(&self.clients, "asks", move || {
+            let connection = net.connect(&address, SECOND).map_err(|error| error.to_string())?;
+            let mut link = Link::new(connection);
+            link.sender.send(&message, SECOND).map_err(|error| error.to_string())?;
+            let answer = link.receiver.receive(SECOND).map_err(|error| error.to_string());
+            link.connection.close();
+            answer
+        })
+    }
+}
+
+#[test]
+fn a_member_whose_disk_hangs_answers_questions_refuses_and_tells_how_it_is() {
+    play(FlushMode::Sync, 1, |scene| {
+        let (master, epoch) = (scene.the_master(), scene.state().epoch);
+        let [stalled, killed] = scene.others(master)[..] else { panic!("three brokers") };
+        let asker = Member { id: MemberId(9), store: Incarnation(9) };
+        let (cluster, group) = ("c".to_owned(), "g".to_owned());
+        let ask = Message::Ask(Ask { version: VERSION, cluster: cluster.clone(), group: group.clone(), member: asker });
+        let hello = Message::Hello(Hello { version: VERSION, cluster, group, member: asker, seen: Seen::default() });
+        let answers = |index: usize| {
+            let (status, took) = scene.ask_status(index)?;
+            let (answer, refusal) = (scene.say(index, ask.clone())?, scene.say(index, hello.clone())?);
+            assert!(took < Duration::from_millis(100), "status took {took:?}");
+            assert!(matches!(&answer, Ok(Message::Answer(answer)) if answer.end.0 > 0), "{answer:?}");
+            assert!(matches!(refusal, Ok(Message::Refusal(_))), "{refusal:?}");
+            Ok(status)
+        };
+        // A replica, with some of the log in hand that it can't write; and it hears of a set without itself.
+        scene.brokers[stalled].stall_disk(SECOND * 15);
+        scene.pass(SECOND * 4)?;
+        let status = answers(stalled)?;
+        assert!(status.troubles.iter().any(|trouble| trouble.contains("disk has taken no write")), "{:?}", status.troubles);
+        scene.pass(SECOND * 15)?;
+        scene.await_whole()?;
+        // A master, right when it has to remember a smaller set.
+        scene.brokers[master].stall_disk(SECOND * 15);
+        scene.kill(killed);
+        scene.until("a smaller set", SECOND, || scene.state().in_sync.len() == 2)?;
+        scene.pass(Duration::from_millis(100))?;
+        let (_, took) = scene.ask_status(master)?;
+        assert!(took < Duration::from_millis(100), "status took {took:?}");
+        scene.until("an end of the tenure", Duration::from_millis(2500), || scene.ask_status(master).is_ok_and(|(status, _)| status.master_of.is_none()))?;
+        answers(master)?;
+        scene.until("another master", SECOND * 2, || scene.state().epoch > epoch)?;
+        scene.start_again(killed);
+        scene.pass(SECOND * 15)?;
+        scene.await_whole()
+    });
+}
+
+#[test]
+fn a_deposed_master_ceases_at_once_though_its_disk_hangs() {
+    play(FlushMode::Sync, 1, |scene| {
+        let old = scene.the_master();
+        let next = MemberId(scene.others(old)[0] as u32 + 1);
+        scene.brokers[old].stall_disk(SECOND * 10);
+        scene.elect(next)?;
+        // It learns of it by its next renewal, before its disk counts as one that hangs.
+        let has_ceased = || scene.ask_status(old).is_ok_and(|(status, took)| status.master_of.is_none() && took < Duration::from_millis(100));
+        scene.until("an end of the old tenure", Duration::from_millis(1300), has_ceased)?;
+        scene.pass(SECOND * 10)?;
+        scene.await_whole()
+    });
+}
+
 #[test]
 fn a_master_without_coordinator_and_replicas_answers_no_reads_when_another_one_may_be_master() {
     play(FlushMode::Sync, 1, |scene| {
@@ -357,13 +495,8 @@ fn a_deposed_master_ceases_also_when_its_disk_does_not_let_it_remember_why() {
         let (old, epoch) = (scene.the_master(), scene.state().epoch);
         let next = MemberId(scene.others(old)[0] as u32 + 1);
         scene.brokers[old].disk().inject(Fault::once(Op::Rename, FaultKind::Eio));
-        // As if the other one had been elected while it was looking elsewhere: it learns of it by its next renewal, long before it would give up by itself.
-        let coordinator = scene.coordinator.of(9);
-        let elect = move || {
-            let now = coordinator.read(SECOND).expect("it answers").expect("there is a group");
-            coordinator.swap(Some(&now.version), &now.state.with_master(next, true), SECOND)
-        };
-        assert!(matches!(scene.sim.block_on(&scene.clients, "election", elect)?, Ok(Swapped::Done(_))));
+        // It learns of it by its next renewal, long before it would give up by itself.
+        scene.elect(next)?;
         scene.until("an end of the old tenure", Duration::from_secs(15), || scene.history.has_ceased(old as u32 + 1, epoch.0))?;
         scene.await_whole()
     });
@@ -392,6 +525,17 @@ fn a_coordinator_that_was_set_back_is_refused_and_the_group_serves_on() {
 }
 
 impl Scene<'_> {
+    /// Makes that one master as if it had been elected while the old one was looking elsewhere.
+    fn elect(&self, next: MemberId) -> Result<(), Halt> {
+        let coordinator = self.coordinator.of(9);
+        let elect = move || {
+            let now = coordinator.read(SECOND).expect("it answers").expect("there is a group");
+            coordinator.swap(Some(&now.version), &now.state.with_master(next, true), SECOND)
+        };
+        assert!(matches!(self.sim.block_on(&self.clients, "election", elect)?, Ok(Swapped::Done(_))));
+        Ok(())
+    }
+
     /// The broker that takes itself for master.
     fn the_master_by_itself(&self) -> usize {
         let is_master = |index: &usize| self.node(*index).and_then(|node| node.member()).is_some_and(|member| member.status().master_of.is_some());
@@ -412,6 +556,43 @@ fn a_killed_masters_successor_writes_within_a_second_and_one_that_hangs_is_repla
         let took = scene.another_serves(old, Duration::from_secs(8))?;
         assert!(took > Duration::from_secs(4) && scene.state().epoch == epoch.next(), "{took:?}");
         scene.pass(Duration::from_secs(20))
+    });
+}
+
+#[test]
+fn writes_stop_for_less_than_half_a_second_when_a_replica_is_killed_and_for_half_the_lease_when_it_is_cut_off() {
+    play(FlushMode::Sync, 1, |scene| {
+        let (lost, lease) = (scene.others(scene.the_master())[0], scene.settings.timing.lease);
+        let since = scene.now();
+        scene.kill(lost);
+        scene.pass(lease)?;
+        assert!(scene.longest_gap(since) <= Duration::from_millis(400), "killed: {:?}", scene.longest_gap(since));
+        scene.start_again(lost);
+        scene.await_whole()?;
+        let since = scene.now();
+        scene.links(lost, true);
+        scene.pass(lease)?;
+        assert!(scene.longest_gap(since) <= lease / 2, "cut off: {:?}", scene.longest_gap(since));
+        scene.links(lost, false);
+        scene.await_whole()?;
+        // Its connection breaks, it lives: it stays.
+        let before = scene.state();
+        scene.sim.network().reset(&scene.brokers[lost], &scene.brokers[scene.the_master()]);
+        scene.pass(lease)?;
+        assert_eq!(scene.state(), before);
+        Ok(())
+    });
+}
+
+#[test]
+fn when_the_master_and_a_replica_die_together_the_third_writes_within_a_second() {
+    play(FlushMode::Sync, 1, |scene| {
+        let (old, lost) = (scene.the_master(), scene.others(scene.the_master())[1]);
+        scene.kill(lost);
+        scene.kill(old);
+        scene.another_serves(old, SECOND)?;
+        [old, lost].into_iter().for_each(|index| scene.start_again(index));
+        scene.await_whole()
     });
 }
 

@@ -21,7 +21,7 @@ const BUILD: Duration = Duration::from_secs(600);
 /// For reading what was kept before, and for ending.
 const BESIDES: Duration = Duration::from_secs(60);
 /// One test for each decoder.
-const DECODERS: usize = 9;
+const DECODERS: usize = 10;
 
 /// How long.
 #[derive(Args)]
@@ -37,7 +37,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     println!("fuzz: without a C++ compiler there is no libFuzzer: golden bytes are mutated blindly");
     let mut command = test::cargo();
-    command.args(["test", "--release", "--locked", "-p", "sluice-protocol", "--test", "fuzz", "--", "--nocapture"]);
+    command.args(["test", "--release", "--locked", "-p", "sluice-protocol", "-p", "sluice-replication", "--test", "fuzz", "--", "--nocapture"]);
     command.env("SLUICE_FUZZ_SECONDS", arguments.seconds.to_string());
     test::run_picked(&mut command, DECODERS, Duration::from_secs(arguments.seconds.saturating_mul(DECODERS as u64)) + BUILD)
 }

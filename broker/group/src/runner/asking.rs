@@ -6,7 +6,7 @@ use sluice_replication::{
     Event, MemberId,
     wire::{Ask, Message, VERSION},
 };
-use std::time::Duration;
+use std::{io, time::Duration};
 
 pub(super) fn run(shared: &Shared, id: MemberId, address: &str) {
     let every = shared.options.timing.renewal();
@@ -17,7 +17,7 @@ pub(super) fn run(shared: &Shared, id: MemberId, address: &str) {
             Some(Some(why)) if !std::mem::replace(&mut told, true) => tracing::warn!(member = %id, address, why, "a member of the group does not answer"),
             Some(_) => {}
         }
-        if !shared.pause(every / 2) {
+        if shared.wait(every / 2, |state| state.doubted.remove(&id).then_some(())).is_none() {
             return;
         }
     }
@@ -25,7 +25,13 @@ pub(super) fn run(shared: &Shared, id: MemberId, address: &str) {
 
 /// Asks again and again over one connection. `None`: the member stops; else why it ended, if there is a reason that may last.
 fn ask_until_it_ends(shared: &Shared, id: MemberId, address: &str, every: Duration) -> Option<Option<String>> {
-    let connection = match shared.env.net.connect(address, every) {
+    let at = shared.now();
+    let connected = shared.env.net.connect(address, every);
+    let is_refused = connected.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+    if is_refused || connected.is_ok() {
+        shared.listens(at, id, !is_refused);
+    }
+    let connection = match connected {
         Ok(connection) => connection,
         Err(error) => return Some(Some(error.to_string())),
     };
@@ -48,9 +54,14 @@ fn ask_until_it_ends(shared: &Shared, id: MemberId, address: &str, every: Durati
             Ok(_) => break Some("what it says does not belong there".to_owned()),
             Err(error) => break Some(error.to_string()),
         }
-        if !shared.pause(every) {
-            connection.close();
-            return None;
+        match shared.wait(every, |state| state.doubted.contains(&id).then_some(())) {
+            Some(None) => {}
+            // Whether it lives a new connection says.
+            Some(Some(())) => break None,
+            None => {
+                connection.close();
+                return None;
+            }
         }
     };
     connection.close();

@@ -106,9 +106,15 @@ fn settle(shared: &Shared, master: MemberId, epoch: Epoch, ended: Ended, is_long
             timing.renewal()
         }
         Ended::Follow(FollowError::Append(_)) => timing.renewal(),
-        Ended::Resync(why, segment_bytes) => {
+        Ended::Resync(why) => {
             tracing::warn!(%master, %why, "this replica's log can't be continued");
-            order(shared, Command::Reopen(Reopen::Resync(segment_bytes)));
+            order(shared, Command::Reopen(Reopen::Resync));
+            Duration::ZERO
+        }
+        Ended::Shorter(shorter) => {
+            tracing::error!(%master, "{shorter}");
+            shared.lock().shorter = Some(shorter.to_string());
+            order(shared, Command::Reopen(Reopen::Shorter));
             Duration::ZERO
         }
         ref wrong @ (Ended::Wrong(_) | Ended::Follow(_) | Ended::OutOfPlace(_)) => {

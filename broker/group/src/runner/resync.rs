@@ -1,11 +1,11 @@
-//! A log that can't be continued is given up, and the master's is taken whole: first what stands for all that the master has removed, then the log up to where that counts.
+//! A log that can't be continued is given up, and the master's is taken whole, once a master has agreed to give it: first what stands for all that the master has removed, then the log up to where that counts.
 //! An ordinary follower does the rest.
 
 use super::shared::Shared;
 use crate::link::{Link, LinkError};
 use bytes::Bytes;
 use sluice_replication::{
-    MemberId,
+    Epoch,
     wire::{Data, Message, Piece, Seed, Take, VERSION},
 };
 use sluice_store::resync::{self, Filling, ResyncError};
@@ -37,28 +37,46 @@ enum Failed {
     Store(#[from] ResyncError),
 }
 
-/// Orders the directory to be emptied and fills it. Comes back when the store can be opened; false when the member stops.
-pub(super) fn run(shared: &Shared, segment_bytes: u64) -> bool {
-    tracing::warn!("this replica's log is given up, and the master's is taken whole");
-    loop {
-        match resync::order(&shared.env, segment_bytes) {
-            Ok(()) => break,
-            Err(ResyncError::Directory(sluice_store::OpenError::Locked(_))) => {
-                if !shared.pause(LOCKED_PAUSE) {
-                    return false;
-                }
-            }
-            Err(error) => {
-                tracing::error!(%error, "the store could not be given up; trying again");
-                if !shared.pause(PAUSE) {
-                    return false;
-                }
-            }
+/// A master that gives its log: over which connection, and what it has announced.
+pub(super) struct Agreed {
+    link: Link,
+    seed: Seed,
+}
+
+impl Drop for Agreed {
+    fn drop(&mut self) {
+        self.link.connection.close();
+    }
+}
+
+/// Has a master agree before anything is given up. `None`: none does, and the log is kept.
+pub(super) fn agree_first(shared: &Shared) -> Option<Agreed> {
+    match agree(shared) {
+        Ok(agreed) => {
+            shared.settle_resync(None);
+            shared.end_following();
+            Some(agreed)
+        }
+        Err(error) => {
+            let why = format!("this replica's log is kept though the master's is to be taken instead: {error}");
+            tracing::warn!(why, "no master gives its log");
+            shared.settle_resync(Some(why));
+            shared.pause(PAUSE);
+            None
         }
     }
-    let mut told = None;
+}
+
+/// Orders the directory to be emptied and fills it. Comes back when the store can be opened; false when the member stops.
+pub(super) fn run(shared: &Shared, agreed: Agreed) -> bool {
+    tracing::warn!("this replica's log is given up, and the master's is taken whole");
+    let segment_bytes = agreed.seed.segment_bytes;
+    if !give_up(shared, segment_bytes) {
+        return false;
+    }
+    let (mut told, mut taken) = (None, fill(shared, agreed));
     loop {
-        match take(shared, segment_bytes) {
+        match taken {
             Ok(()) => {
                 shared.lock().filling = None;
                 return true;
@@ -74,32 +92,54 @@ pub(super) fn run(shared: &Shared, segment_bytes: u64) -> bool {
         if !shared.pause(PAUSE) {
             return false;
         }
+        taken = agree(shared).and_then(|agreed| match agreed.seed.segment_bytes {
+            same if same == segment_bytes => fill(shared, agreed),
+            other => Err(Failed::Segments(other, segment_bytes)),
+        });
     }
 }
 
-fn take(shared: &Shared, segment_bytes: u64) -> Result<(), Failed> {
-    let target = shared.lock().target.ok_or(Failed::NoMaster)?.0;
-    let address = shared.options.members.get(&target).ok_or(Failed::NoMaster)?;
-    let patience = shared.options.timing.lease;
-    let connection = shared.env.net.connect(address, patience).map_err(|error| Failed::Connect(address.clone(), error))?;
-    let mut link = Link::new(connection.clone());
-    let taken = take_over(shared, &mut link, segment_bytes, patience);
-    connection.close();
-    taken
+/// Orders the directory to be emptied; false when the member stops.
+fn give_up(shared: &Shared, segment_bytes: u64) -> bool {
+    loop {
+        let pause = match resync::order(&shared.env, segment_bytes) {
+            Ok(()) => return true,
+            Err(ResyncError::Directory(sluice_store::OpenError::Locked(_))) => LOCKED_PAUSE,
+            Err(error) => {
+                tracing::error!(%error, "the store could not be given up; trying again");
+                PAUSE
+            }
+        };
+        if !shared.pause(pause) {
+            return false;
+        }
+    }
 }
 
-fn take_over(shared: &Shared, link: &mut Link, segment_bytes: u64, patience: Duration) -> Result<(), Failed> {
-    let (options, id): (_, MemberId) = (&shared.options, shared.options.id);
-    let take = Take { version: VERSION, cluster: options.cluster.clone(), group: options.group.clone(), id };
-    link.sender.send(&Message::Take(take), patience)?;
-    let seed = match link.receiver.receive(patience)? {
+/// Asks the master for its log.
+fn agree(shared: &Shared) -> Result<Agreed, Failed> {
+    let (target, store) = {
+        let state = shared.lock();
+        (state.target.ok_or(Failed::NoMaster)?.0, state.store.is_some().then(|| state.core.me().store))
+    };
+    let (options, timing) = (&shared.options, shared.options.timing);
+    let address = options.members.get(&target).ok_or(Failed::NoMaster)?;
+    let connection = shared.env.net.connect(address, timing.renewal()).map_err(|error| Failed::Connect(address.clone(), error))?;
+    let mut agreed = Agreed { link: Link::new(connection), seed: Seed { epoch: Epoch(0), segment_bytes: 0, bytes: 0 } };
+    let take = Take { version: VERSION, cluster: options.cluster.clone(), group: options.group.clone(), id: options.id, store };
+    agreed.link.sender.send(&Message::Take(take), timing.lease)?;
+    agreed.seed = match agreed.link.receiver.receive(timing.lease)? {
         Message::Seed(seed) => seed,
         Message::Refusal(refusal) => return Err(Failed::Refused(refusal.why)),
         _ => return Err(Failed::OutOfPlace),
     };
-    if seed.segment_bytes != segment_bytes {
-        return Err(Failed::Segments(seed.segment_bytes, segment_bytes));
-    }
+    Ok(agreed)
+}
+
+/// Fills the emptied directory with what comes.
+fn fill(shared: &Shared, mut agreed: Agreed) -> Result<(), Failed> {
+    let (patience, seed) = (shared.options.timing.lease, agreed.seed);
+    let link = &mut agreed.link;
     if seed.bytes == 0 {
         // The log is there from its first record on: the emptied store follows it.
         return Ok(());

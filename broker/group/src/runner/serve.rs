@@ -7,7 +7,10 @@ use crate::{
 };
 use bytes::Bytes;
 use sluice_env::{Connection, Listener};
-use sluice_replication::wire::{Ask, Data, Hello, Message, Piece, Refusal, Seed, Take, VERSION};
+use sluice_replication::{
+    Member,
+    wire::{Ask, Data, Hello, Message, Piece, Refusal, Seed, Take, VERSION},
+};
 use sluice_store::ReadError;
 use sluice_types::CommitLogOffset;
 use std::sync::{
@@ -90,6 +93,9 @@ fn give_whole(shared: &Arc<Shared>, link: &mut Link, take: &Take) -> Result<(), 
     let Some((state, store)) = shared.state().zip(shared.lock().store.clone()) else {
         return refuse("this broker is not master".to_owned());
     };
+    if take.store.is_some_and(|store| state.has(Member { id: take.id, store })) {
+        return refuse("that replica is in the in-sync set: its copy may be one that is needed".to_owned());
+    }
     tracing::info!(member = %take.id, "a replica takes the log whole");
     let (epoch, segment_bytes) = (state.epoch, store.segment_bytes());
     if store.marks().min == CommitLogOffset::ZERO {

@@ -1,4 +1,13 @@
 //! What a member's threads share, and how what happens reaches the state machine and comes out as deeds.
+//!
+//! The state's lock is held as long as it takes to think, and never while a disk or a connection is waited for: a member whose disk hangs goes on beating, answering what it
+//! knows, refusing, telling how it is, and giving up. Who brings news of a state waits for the disk, in `learn`, before the state machine hears of it: so nothing is said
+//! or done by a state that is not remembered. That goes in this order:
+//!
+//! 1. It takes the `memory`; locks are taken in the order memory, state, gate.
+//! 2. Of a newer epoch: a master ceases (which needs no disk), the gate is shut for the epochs before, and what is being taken in of them is waited for.
+//! 3. The state is written to the disk, without the state's lock.
+//! 4. The state machine is told.
 
 use super::{
     GroupOptions, Service, StartError,
@@ -10,6 +19,7 @@ use crate::{
     coordinator::{Coordinator, Lease},
     life,
     master::{Lead, promised_at},
+    yielding::{Tail, TailMeter},
 };
 use sluice_env::{
     Env, Monotonic, broken,
@@ -26,7 +36,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -43,8 +53,13 @@ pub(super) struct Shared {
     changed: Condvar,
     /// The state's store, for those who must not wait for what the disk does under the state's lock.
     opened: Mutex<Option<Arc<Store>>>,
-    /// The epoch whose master may be followed. Held while its log is taken in, and while that changes; taken after `state`.
-    gate: Mutex<Option<Epoch>>,
+    /// Where the newest state seen is remembered. Held while it is, and while the log is ordered to be cut for an epoch that must not be over by then.
+    memory: Mutex<Kept<Seen>>,
+    gate: Mutex<Gate>,
+    /// Nothing is being taken in any more.
+    taken: Condvar,
+    /// How the log's end fares, while this broker is master.
+    tail: Mutex<TailMeter>,
     /// By which state this broker is master, and the newest one that it knows of.
     word: Mutex<Word>,
     /// Nanoseconds by the clock: when the followed master was heard, when the disk last took a write, and until when a master may serve.
@@ -53,6 +68,16 @@ pub(super) struct Shared {
     serves_until: AtomicU64,
     /// The epoch that clients are served in; 0: none.
     serving: AtomicU64,
+    /// As the state's `is_stopping`, for those who wait elsewhere.
+    has_stopped: AtomicBool,
+}
+
+/// By which a replica takes in the log of no epoch that is over.
+struct Gate {
+    /// The epoch whose master may be followed.
+    follows: Option<Epoch>,
+    /// Whether some of its log is being taken in at this moment.
+    is_taking: bool,
 }
 
 /// What other members are told.
@@ -77,7 +102,8 @@ impl Shared {
         options.store.unconfirmed_age_max = options.timing.lease;
         let store = Store::open_watched(env.clone(), options.store.clone(), progress)?;
         let incarnation = life::begin(&env, store.identity(), store.flush_mode(), false)?;
-        let kept = Arc::new(Kept::<Seen>::new(env.disk.clone(), SEEN));
+        let shortened = life::shortened(&env)?;
+        let kept = Kept::<Seen>::new(env.disk.clone(), SEEN);
         let seen = kept.load()?.unwrap_or_default();
         // What an earlier process had written may not have been durable, and it must not be taken back.
         kept.store(&seen)?;
@@ -87,7 +113,6 @@ impl Shared {
         let state = State {
             pace: Pace::new(options.timing, now),
             core,
-            kept,
             lost: store.lost(),
             store: Some(store),
             desk: Desk::default(),
@@ -96,10 +121,16 @@ impl Shared {
             followed: None,
             master: None,
             answers: Default::default(),
+            doubted: BTreeSet::new(),
             renewal: 0,
+            is_learning: false,
             forgetting: None,
             alarm: None,
             wrong: None,
+            refused: None,
+            resyncs: 0,
+            shorter: None,
+            shortened,
             coordinator_away: None,
             filling: None,
             is_stopping: false,
@@ -109,6 +140,7 @@ impl Shared {
             heard: AtomicU64::new(0),
             serves_until: AtomicU64::new(0),
             serving: AtomicU64::new(0),
+            has_stopped: AtomicBool::new(false),
             env,
             options,
             coordinator,
@@ -116,7 +148,10 @@ impl Shared {
             opened: Mutex::new(state.store.clone()),
             state: Mutex::new(state),
             changed: Condvar::default(),
-            gate: Mutex::new(Some(seen.epoch)),
+            memory: Mutex::new(kept),
+            gate: Mutex::new(Gate { follows: Some(seen.epoch), is_taking: false }),
+            taken: Condvar::default(),
+            tail: Mutex::default(),
             word: Mutex::default(),
         })
     }
@@ -164,12 +199,14 @@ impl Shared {
     pub(super) fn stop(&self) {
         let mut state = self.lock();
         state.is_stopping = true;
+        self.has_stopped.store(true, Ordering::SeqCst);
         if let Some(followed) = state.followed.take() {
             followed.close();
         }
         drop(state);
         self.word.lock().lead = None;
-        *self.gate.lock() = None;
+        self.gate.lock().follows = None;
+        self.taken.notify_all();
         self.notify();
     }
 
@@ -204,16 +241,74 @@ impl Shared {
     /// Tells the state machine, and does what it says.
     pub(super) fn tell(&self, event: Event) {
         let mut state = self.lock();
-        let confirmed = self.tell_locked(&mut state, event);
-        drop(state);
+        let confirmed = if state.core.news(&event).is_some() {
+            drop(state);
+            self.learn(event)
+        } else {
+            let confirmed = self.tell_locked(&mut state, event);
+            drop(state);
+            confirmed
+        };
         confirm(confirmed);
+    }
+
+    /// Remembers the state that an event brings news of, and tells the state machine then.
+    fn learn(&self, event: Event) -> Confirmed {
+        let memory = self.memory.lock();
+        let mut state = self.lock();
+        let is_able = state.forgetting.is_none() && !state.is_stopping;
+        let Some(said) = state.core.news(&event).filter(|_| is_able) else { return self.tell_locked(&mut state, event) };
+        if said.epoch > state.core.seen().epoch {
+            self.leave_epoch(&mut state, &event);
+            drop(state);
+            self.await_taken();
+        } else {
+            drop(state);
+        }
+        let written = if broken("what was seen is not remembered") { Ok(()) } else { memory.store(&said) };
+        let mut state = self.lock();
+        if let Err(error) = written {
+            self.forget(&mut state, said, error.to_string());
+            return None;
+        }
+        state.is_learning = false;
+        self.tell_locked(&mut state, event)
+    }
+
+    /// A newer epoch has begun: it is never wrong to cease, and nothing that hangs or fails may keep a master from it.
+    fn leave_epoch(&self, state: &mut State, event: &Event) {
+        if let Event::Read { now: Some(now), .. } = event {
+            // Told to those who are refused from now on: who is master now the coordinator says, and this broker promises nothing by it.
+            self.word.lock().newest = Some(now.state.clone());
+        }
+        state.is_learning = true;
+        // It confirms nothing.
+        drop(self.tell_locked(state, Event::Retire));
+    }
+
+    /// Waits until what is being taken in of a log is in; or the member stops.
+    fn await_taken(&self) {
+        let mut gate = self.gate.lock();
+        while gate.is_taking && !self.has_stopped.load(Ordering::SeqCst) {
+            self.taken.wait_for(&mut gate, self.options.timing.beat());
+        }
+    }
+
+    /// A state could not be remembered: this broker is as one that was killed, and as one that starts once it can be.
+    fn forget(&self, state: &mut State, said: Seen, why: String) {
+        tracing::error!(why, "this broker takes no part in its group until it can remember what it has seen");
+        drop(self.tell_locked(state, Event::Retire));
+        Self::follow(state, None);
+        (state.forgetting, state.is_learning) = (Some((said, why)), false);
+        self.gate.lock().follows = None;
+        self.publish(state, false);
+        self.notify();
     }
 
     pub(super) fn tell_locked(&self, state: &mut State, event: Event) -> Confirmed {
         if state.forgetting.is_some() || state.is_stopping {
             return None;
         }
-        let mut gate = self.gate.lock();
         let is_read = matches!(event, Event::Read { now: Some(_), .. });
         let mut actions = Vec::new();
         if let Some(store) = &state.store {
@@ -227,21 +322,12 @@ impl Shared {
             state.alarm = None;
         }
         for action in actions {
-            if let Err(why) = self.carry_out(state, action, &mut confirmed) {
-                tracing::error!(why, "this broker takes no part in its group until it can remember what it has seen");
-                state.forgetting = Some(why);
-                break;
-            }
+            self.carry_out(state, action, &mut confirmed);
         }
-        let is_able = state.forgetting.is_none();
-        *gate = (is_able && state.core.master_of().is_none()).then(|| state.core.seen().epoch);
-        drop(gate);
-        self.publish(state, is_able);
+        self.gate.lock().follows = (!state.is_learning && state.core.master_of().is_none()).then(|| state.core.seen().epoch);
+        self.publish(state, true);
         let store = state.store.clone()?;
-        let to = confirmed.map(|confirmed: Held| match store.flush_mode() {
-            FlushMode::Sync => confirmed.flushed,
-            FlushMode::Async { .. } => confirmed.received,
-        })?;
+        let to = counted(&store, confirmed?);
         Some((store, to))
     }
 
@@ -283,16 +369,19 @@ impl Shared {
         }
     }
 
-    fn carry_out(&self, state: &mut State, action: Action, confirmed: &mut Option<Held>) -> Result<(), String> {
+    fn carry_out(&self, state: &mut State, action: Action, confirmed: &mut Option<Held>) {
         let now = self.now();
         match action {
-            Action::Remember(_) if broken("what was seen is not remembered") => {}
-            Action::Remember(seen) => state.kept.store(&seen).map_err(|error| error.to_string())?,
+            // It is, before the event was told.
+            Action::Remember(_) => {}
             Action::Read => state.desk.look = true,
             Action::Swap { from, to } => state.desk.swap = Some((from, to)),
             Action::Begin(epoch) => {
                 tracing::info!(%epoch, "this broker is master");
                 state.pace.begins(now);
+                *self.tail.lock() = TailMeter::default();
+                // Who does not live any more is let go before the first confirmation waits for it.
+                state.doubted = self.options.members.keys().copied().filter(|id| *id != self.options.id).collect();
                 state.renewal = 0;
                 Self::follow(state, None);
                 state.commands.push_back(Command::Begin(epoch));
@@ -309,7 +398,7 @@ impl Shared {
             Action::Confirm(held) => {
                 *confirmed = Some(held);
                 // Thousands of times a second; nobody waits here for how far the log is confirmed.
-                return Ok(());
+                return;
             }
             Action::Alarm(set_back) => {
                 if state.alarm.replace(set_back) != Some(set_back) {
@@ -318,7 +407,6 @@ impl Shared {
             }
         }
         self.notify();
-        Ok(())
     }
 
     fn follow(state: &mut State, target: Option<(MemberId, Epoch)>) {
@@ -326,9 +414,20 @@ impl Shared {
             return;
         }
         state.target = target;
-        state.wrong = None;
+        (state.wrong, state.refused) = (None, None);
         if let Some(followed) = state.followed.take() {
             followed.close();
+        }
+    }
+
+    /// Whether that member's broker listened when it was asked at that time. A replica whose process is gone is let go at once.
+    pub(super) fn listens(&self, asked: Duration, id: MemberId, does: bool) {
+        let mut state = self.lock();
+        state.pace.listens(asked, id, does);
+        let is_master = state.core.master_of().is_some();
+        drop(state);
+        if is_master && !does {
+            self.make_wishes();
         }
     }
 
@@ -337,8 +436,9 @@ impl Shared {
     /// Lets what is due be tried.
     pub(super) fn make_wishes(&self) {
         let mut state = self.lock();
-        if state.forgetting.is_some() {
-            return self.try_to_remember(&mut state);
+        if let Some((said, _)) = state.forgetting {
+            drop(state);
+            return self.try_to_remember(said);
         }
         let signs = self.signs(&state);
         let inner = &mut *state;
@@ -428,21 +528,18 @@ impl Shared {
             .all(|id| self.lately(state, *id, now).is_some_and(|answer| answer.seen == Seen::default() && (answer.end, Reverse(*id)) < own))
     }
 
-    /// After a failed write of what was seen: this broker is as one that was killed, and as one that starts once it can be written again.
-    fn try_to_remember(&self, state: &mut State) {
-        let seen = state.core.seen();
-        if let Some(epoch) = state.core.master_of() {
-            state.commands.push_back(Command::Cease(epoch));
-            let own = state.store.as_ref().map(|store| held(store.marks())).unwrap_or_default();
-            state.core = Core::new(state.core.me(), self.options.min_in_sync, seen, own);
+    /// After a failed write of what was seen.
+    fn try_to_remember(&self, said: Seen) {
+        let memory = self.memory.lock();
+        if memory.store(&said).is_err() {
+            return;
         }
-        Self::follow(state, None);
-        if state.kept.store(&seen).is_ok() {
-            tracing::info!("what was seen of the group is remembered: this broker takes part again");
-            state.core = Core::new(state.core.me(), self.options.min_in_sync, seen, Held::default());
-            state.forgetting = None;
-            *self.gate.lock() = Some(seen.epoch);
-        }
+        let mut state = self.lock();
+        tracing::info!("what was seen of the group is remembered: this broker takes part again");
+        state.core = Core::new(state.core.me(), self.options.min_in_sync, said, Held::default());
+        state.forgetting = None;
+        self.gate.lock().follows = Some(said.epoch);
+        drop(state);
         self.notify();
     }
 
@@ -470,8 +567,19 @@ impl Shared {
         Ok(())
     }
 
-    /// A person orders that this replica take the master's log whole.
+    /// A person orders that this replica take the master's log whole. Comes back when the master has agreed, or with why this log is kept.
     pub(super) fn resync(&self) -> Result<(), String> {
+        let before = self.order_resync()?;
+        self.notify();
+        let settled = self.wait(self.options.timing.lease * 4, |state| (state.resyncs > before).then(|| state.refused.take()));
+        match settled.flatten() {
+            Some(None) => Ok(()),
+            Some(Some(why)) => Err(why),
+            None => Err("it is not known yet whether the master agrees; `sluice broker status` shows it".to_owned()),
+        }
+    }
+
+    fn order_resync(&self) -> Result<u64, String> {
         let mut state = self.lock();
         if state.core.master_of().is_some() {
             return Err("this broker is master; hand its role over first".to_owned());
@@ -479,15 +587,31 @@ impl Shared {
         if state.core.known().is_none_or(|known| known.has(state.core.me())) {
             return Err("this broker is in the in-sync set, or may be: its copy may be one that is needed".to_owned());
         }
-        let Some(segment_bytes) = state.store.as_ref().map(|store| store.segment_bytes()) else { return Err("its store is being opened".to_owned()) };
-        state.commands.push_back(Command::Reopen(Reopen::Resync(segment_bytes)));
-        // The one who follows holds the store.
-        if let Some(followed) = state.followed.take() {
+        if state.store.is_none() {
+            return Err("its store is being opened".to_owned());
+        }
+        state.commands.push_back(Command::Reopen(Reopen::Resync));
+        Ok(state.resyncs)
+    }
+
+    /// The store is given up: who follows holds it.
+    pub(super) fn end_following(&self) {
+        if let Some(followed) = self.lock().followed.take() {
             followed.close();
         }
+    }
+
+    /// Whether a master gives its log whole, or why not.
+    pub(super) fn settle_resync(&self, refused: Option<String>) {
+        let mut state = self.lock();
+        state.resyncs += 1;
+        state.refused = refused;
         drop(state);
         self.notify();
-        Ok(())
+    }
+
+    pub(super) fn saw_tail(&self, marks: Marks) {
+        self.tail.lock().saw(self.now(), marks.appended, marks.confirmed.min(marks.appended));
     }
 
     pub(super) fn heard_master(&self) {
@@ -527,12 +651,27 @@ impl Shared {
 
     /// Runs `what` if that epoch is the one to follow.
     pub(super) fn while_following(&self, epoch: Epoch, what: &mut dyn FnMut()) -> bool {
-        let gate = self.gate.lock();
-        let follows = *gate == Some(epoch);
-        if follows {
-            what();
+        {
+            let mut gate = self.gate.lock();
+            if gate.follows != Some(epoch) {
+                return false;
+            }
+            gate.is_taking = true;
         }
-        follows
+        what();
+        self.gate.lock().is_taking = false;
+        self.taken.notify_all();
+        true
+    }
+
+    /// Runs `what`, which may take the time of a disk, if that epoch is the one to follow. Nobody begins to follow another one, or to lead, meanwhile.
+    pub(super) fn while_nothing_is_learnt<T>(&self, epoch: Epoch, what: impl FnOnce(&Store) -> T) -> Option<T> {
+        let _memory = self.memory.lock();
+        let store = {
+            let state = self.lock();
+            state.store.clone().filter(|_| state.forgetting.is_none() && state.core.follows(epoch))?
+        };
+        Some(what(&store))
     }
 
     /// What this member tells another one.
@@ -554,7 +693,10 @@ impl Shared {
         let troubles = [
             state.alarm.map(|alarm| alarm.to_string()),
             state.wrong.clone(),
-            state.forgetting.clone(),
+            state.refused.clone(),
+            state.shorter.clone(),
+            state.forgetting.as_ref().map(|(_, why)| why.clone()),
+            (self.signs(&state).log == LogHealth::Hung).then(|| format!("its disk has taken no write for {:?}", self.options.timing.disk())),
             state.coordinator_away.clone(),
             state.pace.is_flapping(self.now()).then(|| "the master has changed several times within minutes: the next change waits longer".to_owned()),
         ];
@@ -566,6 +708,7 @@ impl Shared {
             seen: state.core.seen(),
             state: state.core.in_sync().map(|set| set.recorded().state.clone()),
             marks: state.store.as_ref().map(|store| store.marks()),
+            shortened: state.shortened,
             resync: state.filling.map(|filled| (filled.taken_bytes, filled.needed_bytes)),
             lost: state.lost,
             troubles: troubles.into_iter().flatten().collect(),
@@ -586,6 +729,10 @@ impl Lead for Shared {
         self.lock().renewal
     }
 
+    fn tail(&self) -> Option<Tail> {
+        self.tail.lock().tail(self.now())
+    }
+
     fn joined(&self, member: Member) {
         let now = self.now();
         self.lock().pace.connected(now, member);
@@ -593,7 +740,23 @@ impl Lead for Shared {
 
     fn left(&self, member: Member) {
         let now = self.now();
-        self.lock().pace.disconnected(now, member);
+        let mut state = self.lock();
+        state.pace.disconnected(now, member);
+        state.doubted.insert(member.id);
+        drop(state);
+        self.notify();
+    }
+
+    fn must_hold(&self, member: Member) -> Option<CommitLogOffset> {
+        let state = self.lock();
+        let (set, store) = (state.core.in_sync()?, state.store.as_ref()?);
+        if !set.recorded().state.has(member) {
+            return None;
+        }
+        let said = set.held(member).map(|held| counted(store, held)).unwrap_or_default();
+        // By this master or by those before: who is in the set has it.
+        let marks = store.marks();
+        Some(said.max(marks.confirmed.min(marks.appended)))
     }
 
     fn acked(&self, from: Member, ack: Ack) -> Result<(), String> {
@@ -629,6 +792,14 @@ fn replicas(state: &State) -> Vec<ReplicaStatus> {
 pub(super) fn confirm(confirmed: Confirmed) {
     if let Some((store, to)) = confirmed {
         store.confirm(to);
+    }
+}
+
+/// What of it counts under the store's rule.
+fn counted(store: &Store, held: Held) -> CommitLogOffset {
+    match store.flush_mode() {
+        FlushMode::Sync => held.flushed,
+        FlushMode::Async { .. } => held.received,
     }
 }
 

@@ -1,12 +1,12 @@
 //! What the threads of a member share under one lock.
 
 use super::tenure::Command;
-use crate::{Kept, coordinator::Lease};
+use crate::coordinator::Lease;
 use sluice_env::Connection;
 use sluice_replication::{Core, Epoch, GroupState, Held, Member, MemberId, Pace, Seen, SetBack, Version, wire::Answer};
 use sluice_store::{Lost, Marks, Store, resync::Filled};
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -14,7 +14,6 @@ use std::{
 pub(super) struct State {
     pub(super) core: Core,
     pub(super) pace: Pace,
-    pub(super) kept: Arc<Kept<Seen>>,
     /// `None` while it is opened again.
     pub(super) store: Option<Arc<Store>>,
     /// What the coordinator is to be asked.
@@ -29,13 +28,23 @@ pub(super) struct State {
     pub(super) master: Option<(MemberId, String)>,
     /// What the other members told last, and when.
     pub(super) answers: BTreeMap<MemberId, (Answer, Duration)>,
+    /// Members that are to be asked at once: a replica's connection has ended, and it matters whether its process has.
+    pub(super) doubted: BTreeSet<MemberId>,
     /// The last renewal that went through.
     pub(super) renewal: u64,
-    /// The newest state that could not be remembered: nothing is done until it is.
-    pub(super) forgetting: Option<String>,
+    /// A newer epoch is being remembered: no older one is followed any more, and nobody is master of one.
+    pub(super) is_learning: bool,
+    /// The newest state that could not be remembered, and why: nothing is done until it is.
+    pub(super) forgetting: Option<(Seen, String)>,
     pub(super) alarm: Option<SetBack>,
     /// What keeps it from following, if a person has to look.
     pub(super) wrong: Option<String>,
+    /// Why no master gives its log whole, if one was asked to; and how many times that was settled, either way.
+    pub(super) refused: Option<String>,
+    pub(super) resyncs: u64,
+    /// That the log was found shorter than what was said to be held of it, since this process has run; and how often that was so ever.
+    pub(super) shorter: Option<String>,
+    pub(super) shortened: u64,
     pub(super) coordinator_away: Option<String>,
     /// How much of the master's log is taken, while it is taken whole.
     pub(super) filling: Option<Filled>,
@@ -82,6 +91,8 @@ pub struct Status {
     pub replicas: Vec<ReplicaStatus>,
     /// How far its log has come; `None` while its store is opened again.
     pub marks: Option<Marks>,
+    /// How often its log was found to be shorter than what it had said it holds.
+    pub shortened: u64,
     /// While the master's log is taken whole: bytes of it that are there, and that are needed.
     pub resync: Option<(u64, u64)>,
     /// What it has cut of its log since its start that it had acknowledged as master without waiting for the others.

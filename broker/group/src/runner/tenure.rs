@@ -35,8 +35,10 @@ pub(super) enum Reopen {
     Cut,
     /// A write or a sync has failed.
     Failed,
-    /// It can't be continued: the master's is taken whole, in segments of so many bytes.
-    Resync(u64),
+    /// It lacks what this life of it has said it holds: another one begins.
+    Shorter,
+    /// It can't be continued, or a person has ordered it: the master's log is taken whole.
+    Resync,
 }
 
 /// How long the thread sleeps when nobody wakes it.
@@ -138,12 +140,7 @@ fn serve(shared: &Shared, epoch: Epoch, store: &Arc<Store>, open: &mut Option<Ep
 
 /// Orders the cut and has it carried out, unless this broker follows another epoch by now, or is master itself: then what lies beyond is its own.
 fn cut(shared: &Shared, epoch: Epoch, to: CommitLogOffset) {
-    let state = shared.lock();
-    let Some(store) = state.store.clone().filter(|_| state.core.follows(epoch)) else { return };
-    // Under the lock: nobody begins an epoch meanwhile.
-    let ordered = store.order_cut(to);
-    drop(state);
-    drop(store);
+    let Some(ordered) = shared.while_nothing_is_learnt(epoch, |store| store.order_cut(to)) else { return };
     match ordered {
         Ok(()) => {
             tracing::info!(%epoch, %to, "this replica's log ends with what its master does not have: it is cut");
@@ -160,6 +157,14 @@ fn cut(shared: &Shared, epoch: Epoch, to: CommitLogOffset) {
 
 /// Opens the store again. Comes back when it is open, or the member stops.
 fn reopen(shared: &Shared, why: Reopen) {
+    let mut agreed = None;
+    if why == Reopen::Resync {
+        agreed = resync::agree_first(shared);
+        // Without a master that gives its own the log is kept: it may be the only copy that is left.
+        if agreed.is_none() {
+            return;
+        }
+    }
     let store = {
         let mut state = shared.lock();
         // A master's store is given up with its role, and not before.
@@ -177,8 +182,15 @@ fn reopen(shared: &Shared, why: Reopen) {
     store.abandon();
     drop(store);
     tracing::info!(?why, "the store is opened again");
-    if let Reopen::Resync(segment_bytes) = why
-        && !resync::run(shared, segment_bytes)
+    if why == Reopen::Shorter {
+        match life::end_shorter(&shared.env) {
+            Ok(times) => shared.lock().shortened = times,
+            // It is found out again when it meets its master again.
+            Err(error) => tracing::error!(%error, "that another life of the store begins could not be noted"),
+        }
+    }
+    if let Some(agreed) = agreed
+        && !resync::run(shared, agreed)
     {
         return;
     }
@@ -249,7 +261,7 @@ pub(super) fn hand_over(shared: &Shared, to: Option<MemberId>, deadline: Duratio
     let slack = shared.options.timing.lease;
     let ended = shared.wait(deadline + slack, |state| {
         let is_under_way = state.commands.iter().any(|command| matches!(command, Command::HandOver(e, ..) if *e == epoch));
-        (!is_under_way).then(|| state.core.seen().epoch > epoch)
+        (!is_under_way && !state.is_learning).then(|| state.core.seen().epoch > epoch)
     });
     match ended.flatten() {
         Some(true) => Ok(to),

@@ -22,6 +22,7 @@ pub(super) fn own_log(shared: &Shared) {
     while let Some(found) = shared.wait(IDLE, |state| state.store.clone().filter(|_| state.core.master_of().is_some())) {
         let Some(store) = found else { continue };
         let seen = store.marks();
+        shared.saw_tail(seen);
         shared.tell(Event::Own(held(seen)));
         store.await_progress(seen, shared.options.timing.beat());
     }

@@ -4,6 +4,8 @@
 #![no_main]
 #![forbid(unsafe_code)]
 
+#[path = "../../../replication/tests/fuzz/target.rs"]
+mod replication;
 #[path = "../../tests/fuzz/targets.rs"]
 mod targets;
 
@@ -13,12 +15,20 @@ use targets::{TARGETS, Target};
 /// Where the bytes are that Java RocketMQ has written.
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../testdata/golden");
 
+/// What brokers of a group say to each other.
+static REPLICATION: Target =
+    Target { name: "replication", corpus: replication::corpus, allowed: replication::allowed, repair: replication::repair, decode: replication::decode };
+
+fn all() -> impl Iterator<Item = &'static Target> {
+    TARGETS.iter().chain([&REPLICATION])
+}
+
 static TARGET: LazyLock<&Target> = LazyLock::new(|| {
     let Ok(wanted) = env::var("SLUICE_FUZZ_TARGET") else {
-        TARGETS.iter().for_each(|target| println!("{}", target.name));
+        all().for_each(|target| println!("{}", target.name));
         process::exit(0);
     };
-    TARGETS.iter().find(|target| target.name == wanted).unwrap_or_else(|| panic!("SLUICE_FUZZ_TARGET is {wanted}, which is no decoder's name"))
+    all().find(|target| target.name == wanted).unwrap_or_else(|| panic!("SLUICE_FUZZ_TARGET is {wanted}, which is no decoder's name"))
 });
 
 /// libFuzzer reads the directory afterwards.

@@ -21,11 +21,11 @@ pub(crate) struct Target {
     /// Whole inputs to begin with.
     pub(crate) corpus: fn() -> Vec<Vec<u8>>,
     /// Most bytes that it may allocate for an input of so many.
-    allowed: fn(usize) -> usize,
+    pub(crate) allowed: fn(usize) -> usize,
     /// Makes an input whole again on the outside, so that the inside is reached.
     pub(crate) repair: fn(&mut [u8]),
     /// Decodes, and panics when what is understood does not survive being written and read again.
-    decode: fn(&[u8]),
+    pub(crate) decode: fn(&[u8]),
 }
 
 impl Target {

@@ -221,7 +221,7 @@ fn a_member_leaves_when_it_is_away_silent_or_slow_for_too_long_and_not_before() 
         dismissed(&|pace, now| if now <= 7000 {
             acks(pace, now, 0)
         }),
-        Some(10_000),
+        Some(9000),
         "silent since 7000"
     );
     let ends = |pace: &mut Pace, now: u64| {
@@ -241,8 +241,67 @@ fn a_member_leaves_when_it_is_away_silent_or_slow_for_too_long_and_not_before() 
 }
 
 #[test]
-fn a_member_that_never_came_leaves_after_three_fifths_of_the_lease_but_not_below_the_least() {
-    for (min, expected) in [(1, Some(3000)), (3, None)] {
+fn a_member_whose_process_is_gone_leaves_at_once_and_one_that_merely_reconnects_stays() {
+    // When member 3, whose connection ends at 7000, is to be dismissed.
+    let dismissed = |min: usize, three: &dyn Fn(&mut Pace, u64)| {
+        let mut core = Core::new(member(1), min, Seen::default(), Held::default());
+        read(&mut core, &group());
+        let mut pace = master().1;
+        [2, 3].into_iter().for_each(|id| pace.connected(at(0), member(id)));
+        (0..20_000).step_by(100).find(|now| {
+            pace.renewed(at(*now));
+            all_acked(&mut pace, *now);
+            if *now == 7000 {
+                pace.disconnected(at(*now), member(3));
+            }
+            three(&mut pace, *now);
+            pace.wishes(signs(*now, 0), &core).contains(&Wish::Dismiss(member(3)))
+        })
+    };
+    let refuses = |pace: &mut Pace, now: u64| pace.listens(at(now), MemberId(3), now != 7000);
+    assert_eq!(dismissed(1, &|_, _| ()), Some(8000), "nobody has asked");
+    assert_eq!(
+        dismissed(1, &|pace, now| if now == 7000 {
+            refuses(pace, now)
+        }),
+        Some(7000)
+    );
+    assert_eq!(
+        dismissed(3, &|pace, now| if now == 7000 {
+            refuses(pace, now)
+        }),
+        None,
+        "below the least"
+    );
+    let comes_back = |pace: &mut Pace, now: u64| match now {
+        7100 => pace.connected(at(now), member(3)),
+        // Asked before it came, refused, and told late.
+        7200 => pace.listens(at(7050), MemberId(3), false),
+        7300 => pace.disconnected(at(now), member(3)),
+        7400 => pace.connected(at(now), member(3)),
+        _ => {}
+    };
+    assert_eq!(dismissed(1, &comes_back), None);
+    assert_eq!(
+        dismissed(1, &|pace, now| if now >= 7000 {
+            pace.listens(at(now), MemberId(3), true)
+        }),
+        Some(8000),
+        "it lives, and has its time"
+    );
+    let anew = Member { store: Incarnation(33), ..member(3) };
+    assert_eq!(
+        dismissed(1, &|pace, now| if now == 7200 {
+            pace.connected(at(now), anew)
+        }),
+        Some(7200),
+        "its broker is there with another life"
+    );
+}
+
+#[test]
+fn a_member_that_never_came_leaves_after_two_fifths_of_the_lease_but_not_below_the_least() {
+    for (min, expected) in [(1, Some(2000)), (3, None)] {
         let mut core = Core::new(member(1), min, Seen::default(), Held::default());
         read(&mut core, &group());
         let mut pace = master().1;

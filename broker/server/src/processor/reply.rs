@@ -19,7 +19,7 @@ pub(super) struct Reply {
     begun: Instant,
     metrics: Arc<RequestMetrics>,
     answered: bool,
-    /// Of a master's answer that is only right while it is master.
+    /// Of a master: what is only right while it is master is not told when it is none any more.
     fence: Option<Fence>,
     _permit: Permit,
 }
@@ -42,7 +42,7 @@ impl Reply {
 
     /// Answers with what the request came to.
     pub(super) fn outcome(mut self, outcome: Outcome) {
-        let is_void = outcome.is_ok() && self.fence.as_ref().is_some_and(|fence| !fence.holds());
+        let is_void = self.fence.as_ref().is_some_and(|fence| !fence.lets_through(&outcome));
         let outcome = if is_void { Err(Failure::new(ResponseCode::SystemBusy, "this broker may not be master any more; ask again")) } else { outcome };
         match outcome {
             Ok(answer) => self.put(answer),

@@ -1,13 +1,13 @@
 //! The broker's side of a process: its own delivery, or, for a member of a group that is not master, the way to the one that is.
 
 use super::{
-    BrokerProcessor,
+    BrokerProcessor, Outcome,
     forward::{Forwards, Here},
 };
 use crate::net::Connection;
 use parking_lot::RwLock;
 use sluice_group::runner::Member;
-use sluice_protocol::{Frame, RequestCode as Code};
+use sluice_protocol::{Frame, RequestCode as Code, ResponseCode};
 use sluice_replication::Epoch;
 use std::{
     sync::{Arc, OnceLock, Weak},
@@ -34,11 +34,33 @@ struct InGroup {
 pub(super) struct Fence {
     member: Arc<Member>,
     epoch: Epoch,
+    is_success_confirmed: bool,
 }
 
 impl Fence {
-    pub(super) fn holds(&self) -> bool {
-        self.member.serves() == Some(self.epoch)
+    /// Of a request whose success waits for the log, and is as good as that record's confirmation, whoever is master when it is told.
+    pub(super) fn confirming_success(self) -> Self {
+        Self { is_success_confirmed: true, ..self }
+    }
+
+    /// Whether that may be told: it is no master's word, or a master still gives it.
+    pub(super) fn lets_through(&self, outcome: &Outcome) -> bool {
+        !is_masters_word(outcome, self.is_success_confirmed) || self.member.serves() == Some(self.epoch)
+    }
+}
+
+/// Whether what a request came to is only right while this broker is master. An old one does not know of topics, groups, queues and offsets that came later, and would tell
+/// a client that there are none; what it says of the request itself, or of a record that is stored and not confirmed yet, is right all the same.
+fn is_masters_word(outcome: &Outcome, is_success_confirmed: bool) -> bool {
+    match outcome {
+        Ok(_) => !is_success_confirmed,
+        Err(failure) => !matches!(
+            failure.code,
+            // Stored here. A client that is told to ask again would send it twice.
+            ResponseCode::FlushDiskTimeout | ResponseCode::FlushSlaveTimeout | ResponseCode::SlaveNotAvailable
+            // Wrong wherever it is asked.
+            | ResponseCode::MessageIllegal | ResponseCode::SubscriptionParseFailed | ResponseCode::RequestCodeNotSupported
+        ),
     }
 }
 
@@ -98,7 +120,7 @@ impl BrokerSide {
         let Some(group) = &self.group else { return Some((processor, None)) };
         let member = group.member.get()?;
         let epoch = member.serves()?;
-        Some((processor, Some(Fence { member: Arc::clone(member), epoch })))
+        Some((processor, Some(Fence { member: Arc::clone(member), epoch, is_success_confirmed: false })))
     }
 
     /// The ways to whoever is master; `None`: there is no group.
@@ -134,5 +156,42 @@ impl BrokerSide {
         if let Some(group) = &self.group {
             group.forwards.closed(connection.id());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::processor::{Answer, Failure};
+    use sluice_delivery::{GroupError, OffsetError, PullError, SendError, TopicError};
+    use sluice_store::{AppendError, Late};
+    use sluice_types::{Group, Topic};
+
+    #[test]
+    fn an_old_masters_failures_are_told_only_if_they_are_right_wherever_they_are_asked_for() {
+        let (topic, group) = (Topic::new("orders").expect("legal"), Group::new("readers").expect("legal"));
+        let ok = |code| Ok(Answer { code, ..Answer::success() });
+        let cases: [(&str, Outcome, bool); 12] = [
+            ("a topic made by the next master", Err(SendError::Topic(TopicError::NotFound("orders".into())).into()), true),
+            ("the same, pulled from", Err(PullError::Topic(TopicError::NotFound("orders".into())).into()), true),
+            ("a group made by the next master", Err(GroupError::NotFound(group.clone()).into()), true),
+            ("an offset committed to the next master", Err(OffsetError::NotFound(group.clone(), topic.clone(), 0).into()), true),
+            ("a queue that the next master has added", Err(OffsetError::QueueId(topic.clone(), 9).into()), true),
+            ("a right given by the next master", Err(Failure::not_allowed("no")), true),
+            ("an offset that seems to be moved", ok(ResponseCode::PullOffsetMoved), true),
+            ("nothing new", ok(ResponseCode::PullNotFound), true),
+            ("it is stored, and not confirmed", Err(AppendError::Late(Late::Confirmation, vec![]).into()), false),
+            ("the same of a send", Err(Failure::new(ResponseCode::FlushDiskTimeout, "late")), false),
+            ("too large for any log", Err(AppendError::TooLarge(9).into()), false),
+            ("unknown to this version", Err(Failure::new(ResponseCode::RequestCodeNotSupported, "no")), false),
+        ];
+        for (what, outcome, is_word) in cases {
+            assert_eq!(is_masters_word(&outcome, false), is_word, "{what}");
+        }
+        assert!(
+            is_masters_word(&ok(ResponseCode::Success), false) && !is_masters_word(&ok(ResponseCode::Success), true),
+            "a confirmed success is one for ever"
+        );
+        assert!(is_masters_word(&Err(TopicError::NotFound("orders".into()).into()), true), "also of a request whose success would be confirmed");
     }
 }

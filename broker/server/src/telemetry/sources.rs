@@ -52,6 +52,9 @@ pub fn member_samples(status: &Status, samples: &mut Samples) {
     let help = "Messages that this member acknowledged as master before the others confirmed them, and that the next master lacked; at most so many.";
     samples.counter("sluice_replication_lost_messages_total", help, &[], status.lost.messages as f64);
     samples.counter("sluice_replication_lost_bytes_total", "Bytes of these messages' records.", &[], status.lost.bytes as f64);
+    let help =
+        "Times that this member's log was found shorter than what it had said it holds: an older copy of its volume, or a disk that lost what was flushed.";
+    samples.counter("sluice_replication_shortened_logs_total", help, &[], status.shortened as f64);
     for replica in &status.replicas {
         let member = replica.member.id.to_string();
         let behind = status.marks.map_or(0, |marks| replica.held.received.distance_to(marks.appended));

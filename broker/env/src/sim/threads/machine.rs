@@ -97,6 +97,11 @@ impl Machine {
         self.end(false, |_| SimDisk::new());
     }
 
+    /// Puts another disk into its place, such as an older copy of its own: as [`Self::kill`], and the next life has that one.
+    pub fn replace_disk(&self, disk: SimDisk) {
+        self.end(true, |_| disk);
+    }
+
     /// Lets its threads stand still for that time, as a stopped process or a machine that its host has put aside. Its connections stay.
     pub fn pause(&self, time: Duration) {
         self.scheduler.pause(self.id, time);
