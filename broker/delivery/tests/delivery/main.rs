@@ -8,6 +8,7 @@ mod ending;
 mod groups;
 mod locks;
 mod pulling;
+mod reading;
 mod resetting;
 mod sending;
 mod threads;
