@@ -505,6 +505,14 @@ async fn consumers_far_behind_read_at_replicas_and_lose_nothing_when_the_master_
     assert!(at_replicas > 20 && follower.found[&0] > 0, "{:?}", follower.found);
     let counted: f64 = (0..3).filter(|index| *index != master).map(|index| reads_at(&group, index)).sum();
     assert_eq!(counted, at_replicas as f64, "what the replicas have counted");
+    // A commit on the way is the master's business, wherever it comes.
+    let replica = (master + 1) % 3;
+    let mut queue = clients.client.refresh_route(TOPIC).await.expect("known").readable().remove(0);
+    queue.addr = Group::place(replica, group.reads[replica]).to_string();
+    let pull = PullRequest { queue: &queue, topic: TOPIC, offset: 0, messages_max: 1, expression: "*", hold: Duration::ZERO, commit: Some(5) };
+    follower.consumer.pull(&pull).await.expect("answered");
+    queue.addr = group.broker(master);
+    assert_eq!(follower.consumer.offset(TOPIC, &queue).await.expect("answered"), Some(5));
     kill(&mut group, master);
     // Nobody moves the address for a while: what is old goes on being read where it is.
     follower.read(250, || group.logs()).await;

@@ -262,6 +262,17 @@ impl Reading<'_> {
         Some(Pulled { came, next, is_end: next >= max })
     }
 
+    /// Reads once at that very member, whatever it is. Nothing comes of it if that one is away or does not have it.
+    pub fn read_at(&self, client: &mut Client, member: u32, from: u64) -> Option<Pulled> {
+        let request = Request::Read { group: self.group.to_owned(), topic: self.topic.to_owned(), queue: self.queue, offset: from };
+        let invoke = client.history.now();
+        let Reply::Answered(by, Answer::Messages { came, next, clock, .. }) = client.ask_of(member, &request, Duration::from_secs(1)) else { return None };
+        for one in &came {
+            self.note_came(client, invoke, by, one, clock);
+        }
+        (!came.is_empty()).then_some(Pulled { came, next, is_end: false })
+    }
+
     fn note_came(&self, client: &Client, invoke: u64, by: By, came: &Came, clock: i64) {
         let deliver = Deliver {
             group: node::group(self.group),
@@ -308,9 +319,14 @@ impl Reading<'_> {
 
     /// Consumes the queue until everything is there.
     pub fn consume(&self, client: &mut Client, phase: &Phase) {
+        self.consume_by(client, phase, |client, next| self.pull(client, next));
+    }
+
+    /// The same by another way of pulling.
+    pub fn consume_by(&self, client: &mut Client, phase: &Phase, mut pull: impl FnMut(&mut Client, u64) -> Option<Pulled>) {
         let mut next = self.begin(client);
         loop {
-            let Some(pulled) = self.pull(client, next) else { continue };
+            let Some(pulled) = pull(client, next) else { continue };
             pulled.came.iter().for_each(|came| self.succeed(client, came));
             next = pulled.next;
             if !pulled.came.is_empty() {

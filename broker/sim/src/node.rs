@@ -6,8 +6,8 @@ use crate::{
     talk::{Answer, Came, Request, Signed, Talk},
 };
 use sluice_delivery::{
-    CheckSent, ClientPush, ConnectionId, Delivery, DeliveryOptions, EndTransaction, PullRequest, SendError, SendRequest, Subscription, TransactionCheck,
-    Verdict,
+    CheckSent, ClientPush, ConnectionId, Delivery, DeliveryOptions, EndTransaction, PullOutcome, PullRequest, ReplicaReads, SendError, SendRequest,
+    Subscription, TransactionCheck, Verdict,
 };
 use sluice_env::{
     Connection, Env,
@@ -75,6 +75,8 @@ pub struct Node {
     history: History,
     master: Mutex<Option<(Epoch, Arc<Delivery>)>>,
     member: Mutex<Option<Arc<Member>>>,
+    /// What it gives to read from its own log.
+    reads: ReplicaReads,
     connections: AtomicU64,
     is_stopping: AtomicBool,
 }
@@ -82,8 +84,12 @@ pub struct Node {
 impl Node {
     /// Starts the broker's process on its machine.
     pub fn start(machine: &Machine, id: u32, settings: &Settings, coordinator: &SimCoordinator, history: &History) -> Arc<Self> {
+        let env = machine.env();
+        // Every message is far behind.
+        let options = DeliveryOptions { read_behind_bytes: 0, ..DeliveryOptions::new(host()) };
         let node = Arc::new(Self {
-            env: machine.env(),
+            reads: ReplicaReads::new(id.into(), options, env.clock.clone()),
+            env,
             id,
             settings: settings.clone(),
             history: history.clone(),
@@ -165,6 +171,11 @@ impl Node {
 
     fn answer(&self, request: Request, connection: ConnectionId) -> Signed {
         let refused = |epoch, why: &str| Signed { node: self.id, epoch, answer: Answer::Refused { is_unknown: false, why: why.to_owned() } };
+        if let Request::Read { group, topic, queue, offset } = request {
+            let store = self.member().and_then(|member| member.store());
+            let outcome = self.reads.pull(store.as_ref(), &pull_request((&group, &topic, queue), offset, 0, connection));
+            return Signed { node: self.id, epoch: 0, answer: self.messages(&outcome) };
+        }
         let Some((epoch, delivery)) = self.master.lock().clone() else { return refused(0, "not master") };
         if self.serves() != Some(epoch) {
             return refused(epoch.0, "not master any more");
@@ -187,6 +198,7 @@ impl Node {
             Request::Send { topic, queue, group, properties, body } => send(delivery, &topic, queue, &group, &properties, body),
             Request::Finish { group, offset, place, id, commit } => end(delivery, &group, offset, place, &id, commit),
             Request::Pull { group, topic, queue, offset, hold_ms } => self.pull(delivery, (&group, &topic, queue), offset, hold_ms, connection),
+            Request::Read { .. } => Answer::Refused { is_unknown: false, why: "it is no question to a master".to_owned() },
             Request::End { topic, queue } => Answer::Offset(delivery.bounds(&self::topic(&topic), queue as i32).ok().map(|bounds| bounds.max.0)),
             Request::Fetch { group, topic, queue } => Answer::Offset(delivery.offsets().get(&group, &topic, QueueId(queue)).map(|offset| offset.0)),
             Request::Commit { group, topic, queue, offset } => {
@@ -198,26 +210,17 @@ impl Node {
     }
 
     fn pull(&self, delivery: &Arc<Delivery>, (group, topic, queue): (&str, &str, u32), offset: u64, hold_ms: u64, connection: ConnectionId) -> Answer {
-        let request = PullRequest {
-            group: self::group(group),
-            topic: self::topic(topic),
-            queue_id: queue as i32,
-            offset: offset as i64,
-            max_messages: 32,
-            max_bytes: None,
-            commit_offset: None,
-            suspend: (hold_ms > 0).then(|| Duration::from_millis(hold_ms)),
-            subscription: Some(Subscription::all(self::topic(topic))),
-            subscription_version: 0,
-            connection,
-        };
         let (sender, receiver) = oneshot();
-        delivery.pull(request, Box::new(move |reply| sender.send(reply)));
+        delivery.pull(pull_request((group, topic, queue), offset, hold_ms, connection), Box::new(move |reply| sender.send(reply)));
         let outcome = match receiver.recv_timeout(Duration::from_millis(hold_ms) + Duration::from_secs(5)) {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(error)) => return Answer::Refused { is_unknown: false, why: error.to_string() },
             Err(_) => return Answer::Refused { is_unknown: false, why: "no answer in time".to_owned() },
         };
+        self.messages(&outcome)
+    }
+
+    fn messages(&self, outcome: &PullOutcome) -> Answer {
         let mut came = Vec::new();
         for slice in &outcome.slices {
             let mut rest = &slice[..];
@@ -233,6 +236,22 @@ impl Node {
             }
         }
         Answer::Messages { came, next: outcome.next.0, max: outcome.bounds.max.0, clock: self.env.clock.wall().0 }
+    }
+}
+
+fn pull_request((group, topic, queue): (&str, &str, u32), offset: u64, hold_ms: u64, connection: ConnectionId) -> PullRequest {
+    PullRequest {
+        group: self::group(group),
+        topic: self::topic(topic),
+        queue_id: queue as i32,
+        offset: offset as i64,
+        max_messages: 32,
+        max_bytes: None,
+        commit_offset: None,
+        suspend: (hold_ms > 0).then(|| Duration::from_millis(hold_ms)),
+        subscription: Some(Subscription::all(self::topic(topic))),
+        subscription_version: 0,
+        connection,
     }
 }
 

@@ -5,6 +5,7 @@ mod ends;
 mod orderly;
 mod plain;
 mod rebalance;
+mod replicas;
 
 use crate::load::Crew;
 
@@ -32,6 +33,7 @@ pub const ALL: &[Work] = &[
     usual("plain", plain::hire),
     usual("ends", ends::hire),
     usual("delayed", delayed::hire),
+    usual("replicas", replicas::hire),
     only_named("orderly", orderly::hire),
     only_named("rebalance", rebalance::hire),
 ];

@@ -154,13 +154,20 @@ fn a_consumer_far_behind_is_sent_to_a_replica_and_back_when_it_is_near_or_at_the
     // What the group says is a part of the log.
     let mut settings = sluice_delivery::SubscriptionGroupConfig::new(group("readers"));
     settings.which_broker_when_consume_slowly = 0;
-    pair.master.delivery.groups().put(settings, Box::new(|_| ()));
+    pair.master.delivery.groups().put(settings.clone(), Box::new(|_| ()));
     pair.master.until("written", || {
         pair.catch_up();
         pair.confirm_all();
         pair.pull(&one(0)).suggest == 0
     });
     assert_eq!(pair.master.pull(one(0)).expect("found").suggest, 0, "the group does not allow it");
+    settings.consume_enable = false;
+    pair.master.delivery.groups().put(settings, Box::new(|_| ()));
+    pair.master.until("written", || {
+        pair.catch_up();
+        pair.confirm_all();
+        asks_master(&pair.pull(&one(0)), 0)
+    });
 }
 
 #[test]
