@@ -91,6 +91,8 @@ pub struct Pulled {
     pub records: Bytes,
     /// The messages, read.
     pub messages: Vec<ReceivedMessage>,
+    /// The number of the broker at which to go on, among those of the queue's broker name; 0 is the master.
+    pub suggested_broker: i64,
 }
 
 /// A member of a consumer group.
@@ -147,7 +149,15 @@ impl Consumer {
         let answer = PullMessageResponse::decode(&frame.header.ext).map_err(|e| unreadable(&e))?;
         let records = if status == PullStatus::Found { frame.body } else { Bytes::new() };
         let messages = ReceivedMessage::all_from(&records).map_err(|e| unreadable(&e))?;
-        Ok(Pulled { status, next_offset: answer.next_begin_offset, min_offset: answer.min_offset, max_offset: answer.max_offset, records, messages })
+        Ok(Pulled {
+            status,
+            next_offset: answer.next_begin_offset,
+            min_offset: answer.min_offset,
+            max_offset: answer.max_offset,
+            records,
+            messages,
+            suggested_broker: answer.suggest_which_broker_id,
+        })
     }
 
     /// The group's offset in a queue; `None` when it has none.

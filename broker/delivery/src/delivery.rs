@@ -15,10 +15,18 @@ use crate::{
     topics::{AutoCreate, SCHEDULE_TOPIC, TopicDone, Topics},
     transaction::{CheckSent, CheckService, TransactionCheck, TransactionRules, Transactions},
 };
-use sluice_env::{Env, JoinHandle, Monotonic, sync::Mutex};
+use sluice_env::{
+    Env, JoinHandle, Monotonic,
+    sync::{Mutex, RwLock},
+};
 use sluice_store::{AppendError, Batch, Hooks, Placed, Store, Wait, queue_index::QueueRef};
 use sluice_types::{Group, QueueId, Topic};
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 use thiserror::Error;
 
 /// Runs work that may touch the disk, soon, on another thread.
@@ -78,6 +86,8 @@ pub struct DeliveryOptions {
     pub transaction_immunity_max: Duration,
     /// Most transactions open at once.
     pub transactions_open_max: usize,
+    /// How far before the log's end consumers read that are sent to a replica, if there is one to read from.
+    pub read_behind_bytes: u64,
 }
 
 /// The delays of levels 1 to 18, in seconds.
@@ -114,6 +124,7 @@ impl DeliveryOptions {
             transaction_check_max: 15,
             transaction_immunity_max: Duration::from_secs(72 * 3600),
             transactions_open_max: 200_000,
+            read_behind_bytes: 4 << 30,
         }
     }
 
@@ -172,6 +183,9 @@ pub struct Delivery {
     pub(crate) push: Arc<dyn ClientPush>,
     pub(crate) spawn_work: SpawnWork,
     pub(crate) stop: Arc<Stop>,
+    /// The replicas that may be read from. Whether there is one is known without the lock.
+    pub(crate) replicas: RwLock<Vec<i64>>,
+    pub(crate) has_replicas: AtomicBool,
     /// Held while it is being ended.
     ended: Mutex<bool>,
     threads: Mutex<Vec<Box<dyn JoinHandle>>>,
@@ -207,6 +221,8 @@ impl Delivery {
             push: push.clone(),
             spawn_work,
             stop,
+            replicas: RwLock::default(),
+            has_replicas: AtomicBool::new(false),
             ended: Mutex::default(),
             threads: Mutex::default(),
             store,

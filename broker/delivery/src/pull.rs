@@ -6,12 +6,16 @@ use crate::{
     filter::{FilterError, Subscription},
     groups::GroupError,
     held::{HeldPull, Hold},
+    replica::{GroupsBrokers, MASTER_ID, is_far_behind, which_broker},
     topics::TopicError,
 };
 use bytes::Bytes;
 use sluice_store::{QueueBounds, ReadError, ReadLimits, queue_index::QueueRef};
 use sluice_types::{Group, QueueOffset, Topic};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 use thiserror::Error;
 
 /// One pull.
@@ -75,6 +79,8 @@ pub struct PullOutcome {
     pub topic_sys_flag: i32,
     /// The group's flag.
     pub group_sys_flag: i32,
+    /// The number of the broker to read on at; 0 is the master.
+    pub suggest: i64,
 }
 
 /// Why a pull was refused.
@@ -132,7 +138,7 @@ pub type PullReply = Result<PullOutcome, PullError>;
 pub type PullDone = Box<dyn FnOnce(PullReply) + Send>;
 
 /// Most queue entries looked at in one read when the filter refuses many.
-const SCANNED_MAX: u32 = 8192;
+pub(crate) const SCANNED_MAX: u32 = 8192;
 /// The remark of a pull that is sent elsewhere because its group was reset.
 const OFFSET_RESET: &str = "OFFSET_RESET";
 
@@ -149,6 +155,7 @@ pub(crate) struct PullWork {
     limits: ReadLimits,
     topic_sys_flag: i32,
     group_sys_flag: i32,
+    brokers: GroupsBrokers,
 }
 
 impl PullWork {
@@ -159,7 +166,7 @@ impl PullWork {
 
     fn outcome(&self, status: PullStatus, remark: &'static str, next: QueueOffset, bounds: QueueBounds) -> PullOutcome {
         let (topic_sys_flag, group_sys_flag) = (self.topic_sys_flag, self.group_sys_flag);
-        PullOutcome { status, remark, next, bounds, slices: Vec::new(), messages: 0, bytes: 0, topic_sys_flag, group_sys_flag }
+        PullOutcome { status, remark, next, bounds, slices: Vec::new(), messages: 0, bytes: 0, topic_sys_flag, group_sys_flag, suggest: MASTER_ID }
     }
 
     /// The answer when there is nothing to give.
@@ -227,6 +234,7 @@ impl Delivery {
             limits: ReadLimits { messages, bytes, scanned: SCANNED_MAX },
             topic_sys_flag: state.config.sys_flag,
             group_sys_flag: group.group_sys_flag,
+            brokers: GroupsBrokers::of(&group),
         };
         Ok((work, request.offset))
     }
@@ -265,7 +273,22 @@ impl Delivery {
         self.rates.given(&work.group, work.queue.topic(), u64::from(read.messages));
         let mut found = work.outcome(PullStatus::Found, "FOUND", read.next, read.bounds);
         (found.slices, found.messages, found.bytes) = (read.slices, read.messages, read.bytes);
+        found.suggest = self.suggestion(work.brokers, &found);
         Ok(Some(found))
+    }
+
+    /// Which brokers besides this one may be read from now: replicas that hold all that is confirmed, by their numbers, ascending.
+    pub fn set_replicas_to_read(&self, replicas: Vec<i64>) {
+        self.has_replicas.store(!replicas.is_empty(), Ordering::Release);
+        *self.replicas.write() = replicas;
+    }
+
+    fn suggestion(&self, group: GroupsBrokers, found: &PullOutcome) -> i64 {
+        if !self.has_replicas.load(Ordering::Acquire) {
+            return MASTER_ID;
+        }
+        let is_far = is_far_behind(&found.slices, self.store().marks().appended, self.options().read_behind_bytes);
+        which_broker(group, is_far, &self.replicas.read())
     }
 
     /// The answer to a pull of a group that was told to go on elsewhere.

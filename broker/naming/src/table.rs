@@ -55,6 +55,8 @@ pub struct Registration {
     pub connection: Option<u64>,
     /// Whether a replica may stand in for the master.
     pub enable_acting_master: bool,
+    /// Whether it is in a group whose master, whichever member it is, has one address.
+    pub of_group: bool,
     /// Its topics, or those that changed.
     pub topics: BTreeMap<String, TopicConfig>,
     /// Version of its topics.
@@ -101,6 +103,7 @@ struct Live {
     connection: Option<u64>,
     heard: Monotonic,
     version: DataVersion,
+    of_group: bool,
 }
 
 impl Live {
@@ -153,7 +156,7 @@ impl RouteTable {
 
     /// A broker registers, or registers again.
     pub fn register(&self, registration: Registration) -> Result<Registered, RouteError> {
-        let Registration { broker, ha_address, lifetime, connection, enable_acting_master, topics, version } = registration;
+        let Registration { broker, ha_address, lifetime, connection, enable_acting_master, of_group, topics, version } = registration;
         for (what, text) in [("cluster", &broker.cluster), ("name", &broker.name), ("reachable address", &broker.address)] {
             if text.is_empty() {
                 return Err(RouteError::Incomplete(what));
@@ -180,7 +183,7 @@ impl RouteTable {
                 tables.topics.entry(name).or_default().insert(broker.name.clone(), queue_data(&broker.name, &topic));
             }
         }
-        tables.live.insert(key, Live { ha_address, lifetime, connection, heard: self.clock.monotonic(), version });
+        tables.live.insert(key, Live { ha_address, lifetime, connection, heard: self.clock.monotonic(), version, of_group });
         Ok(tables.master_of(&broker))
     }
 
@@ -202,7 +205,13 @@ impl RouteTable {
         self.tables.write().remove(&broker.cluster, &broker.address);
     }
 
-    /// A connection has ended, whosever it was: the brokers that registered last over it go. Returns their addresses. Its number must not be used again.
+    /// A broker has lost its role, or its connection, without a word of what comes next.
+    pub fn lost(&self, broker: &BrokerId) {
+        let now = self.clock.monotonic();
+        self.tables.write().lost(&broker.cluster, &broker.address, now);
+    }
+
+    /// A connection has ended, whosever it was: the brokers that registered last over it are [lost](Self::lost). Returns their addresses. Its number must not be used again.
     pub fn connection_closed(&self, connection: u64) -> Vec<String> {
         let of_it =
             |tables: &Tables| -> Vec<_> { tables.live.iter().filter(|(_, live)| live.connection == Some(connection)).map(|(key, _)| key.clone()).collect() };
@@ -213,7 +222,7 @@ impl RouteTable {
         let mut tables = self.tables.write();
         let gone = of_it(&tables);
         for (cluster, address) in &gone {
-            tables.remove(cluster, address);
+            tables.lost(cluster, address, self.clock.monotonic());
         }
         gone.into_iter().map(|(_, address)| address).collect()
     }
@@ -392,6 +401,18 @@ impl Tables {
         }
     }
 
+    /// It goes; but a group's address stays for the usual silence as long as replicas of it are there: the next master will have it too. A route with replicas alone
+    /// would tell producers that there is nobody to send to, and they would give up instead of trying again.
+    fn lost(&mut self, cluster: &str, address: &str, now: Monotonic) {
+        let group = self.brokers.values().find(|data| data.cluster == cluster && data.broker_addrs.get(&0).is_some_and(|master| master == address));
+        let mut others = group.iter().flat_map(|data| data.broker_addrs.values()).filter(|other| *other != address);
+        let stays = others.any(|other| self.live.get(&(cluster.to_owned(), other.clone())).is_some_and(|live| live.of_group));
+        match self.live.get_mut(&(cluster.to_owned(), address.to_owned())).filter(|_| stays) {
+            Some(live) => (live.lifetime, live.connection, live.heard) = (Lifetime::Silence(None), None, now),
+            None => self.remove(cluster, address),
+        }
+    }
+
     fn remove_topic(&mut self, topic: &str, at: impl Fn(&str) -> bool) {
         if let Some(queues) = self.topics.get_mut(topic) {
             queues.retain(|broker, _| !at(broker));
@@ -431,6 +452,7 @@ mod tests {
             lifetime: Lifetime::Silence(None),
             connection: None,
             enable_acting_master: false,
+            of_group: false,
             topics: topics.iter().map(topic).collect(),
             version: DataVersion::default(),
         }
@@ -498,6 +520,40 @@ mod tests {
         table.unregister(&BrokerId { cluster: "c".into(), name: "a".into(), id: 1, address: "2:1".into() });
         assert_eq!(table.cluster_info(), ClusterInfo::default());
         assert!(table.topics().is_empty());
+    }
+
+    #[test]
+    fn a_groups_address_stays_while_replicas_of_it_are_there_for_the_next_master_to_have() {
+        let clock = Arc::new(HandClock::default());
+        let table = RouteTable::new(clock.clone());
+        let over = |connection, registration| Registration { connection: Some(connection), ..registration };
+        let replica = || Registration { of_group: true, ..over(2, registration("a", 1, "2:1", &[])) };
+        let addresses = || table.route("t").map(|route| route.broker_datas[0].broker_addrs.keys().copied().collect::<Vec<_>>());
+        table.register(over(1, registration("a", 0, "1:1", &["t"]))).expect("taken");
+        table.register(replica()).expect("taken");
+        assert_eq!(table.connection_closed(1), ["1:1"]);
+        assert_eq!(addresses(), Some(vec![0, 1]));
+        assert!(table.connection_closed(1).is_empty(), "it is told once");
+        // The next master registers over another connection; its end counts as the former's did.
+        table.register(over(3, registration("a", 0, "1:1", &["t"]))).expect("taken");
+        assert_eq!(table.connection_closed(2), ["2:1"]);
+        assert_eq!(addresses(), Some(vec![0]));
+        assert_eq!(table.connection_closed(3), ["1:1"]);
+        assert_eq!(addresses(), None, "nobody of it is there");
+        // In this process, too; and not for ever.
+        table.register(Registration { lifetime: Lifetime::Forever, ..registration("a", 0, "1:1", &["t"]) }).expect("taken");
+        table.register(replica()).expect("taken");
+        table.lost(&BrokerId { cluster: "c".into(), name: "a".into(), id: 0, address: "1:1".into() });
+        assert_eq!(addresses(), Some(vec![0, 1]));
+        clock.0.store(121, Ordering::Relaxed);
+        table.register(replica()).expect("taken");
+        assert_eq!(table.expire(), ["1:1"]);
+        assert_eq!(addresses(), Some(vec![1]));
+        // A replica of another kind of group keeps nobody.
+        table.register(over(4, registration("b", 0, "4:1", &["t2"]))).expect("taken");
+        table.register(over(5, registration("b", 1, "5:1", &[]))).expect("taken");
+        table.connection_closed(4);
+        assert_eq!(table.members("c", "b").broker_addrs.len(), 1);
     }
 
     #[test]

@@ -139,6 +139,8 @@ codes! {
         NotifyMinBrokerIdChange = 905,
         ExchangeBrokerHaInfo = 906,
         GetBrokerHaStatus = 907,
+        ControllerGetMetadataInfo = 1005,
+        ControllerGetSyncStateData = 1006,
         GetBrokerEpochCache = 1007,
         AuthCreateUser = 3001,
         AuthUpdateUser = 3002,

@@ -132,6 +132,10 @@ pub struct ReplicationConfig {
     pub confirm: bool,
     /// Most bytes of log that are acknowledged without having been confirmed.
     pub unconfirmed_bytes: u64,
+    /// Where clients read from this member while it is a replica.
+    pub read_address: Option<SocketAddr>,
+    /// How far behind consumers are that are sent to a replica, bytes; `None`: a share of the memory.
+    pub read_behind: Option<u64>,
 }
 
 impl ReplicationConfig {
@@ -421,6 +425,8 @@ fn check_together(config: &Config, effective: &[Effective], errors: &mut Vec<Con
         }
     } else if replication.etcd.is_some() {
         refuse("replication.coordinator", "without replication.members there is no group to coordinate".into());
+    } else if replication.read_address.is_some() {
+        refuse("replication.read_address", "without replication.members there are no replicas to read from".into());
     }
     let vip = if config.roles.broker { config.listen.vip_port() } else { None };
     let ports = [
@@ -429,6 +435,7 @@ fn check_together(config: &Config, effective: &[Effective], errors: &mut Vec<Con
         ("broker.vip_port", vip),
         ("http.port", config.listen.http_port),
         ("replication.members", replication.own_address().map(|(_, port)| port)),
+        ("replication.read_address", replication.read_address.map(|address| address.port())),
     ];
     for (i, (name, port)) in ports.iter().enumerate() {
         if let Some((other, _)) = ports[..i].iter().find(|(_, earlier)| port.is_some() && earlier == port) {

@@ -10,6 +10,7 @@ mod lookup;
 mod naming;
 mod offsets;
 mod push;
+mod reads;
 mod reply;
 mod routes;
 mod runtime;
@@ -22,7 +23,9 @@ mod told;
 
 pub use forward::{Forwards, Master};
 pub use naming::NamingProcessor;
+pub(crate) use naming::OF_GROUP;
 pub use push::Pushes;
+pub use reads::ReadProcessor;
 pub use routes::LocalBroker;
 pub(crate) use routes::topic_to_wire;
 pub use side::BrokerSide;
@@ -109,11 +112,11 @@ impl Processor {
     /// A request of the broker's part: handled here or handed to the group's master.
     fn broker_frame(&self, side: &BrokerSide, code: RequestCode, connection: &Arc<Connection>, frame: Frame, permit: Permit) {
         side.remember(connection, &frame);
-        if group::is_of_member(code)
+        if (group::is_of_member(code) || (group::is_of_group(code) && side.master().is_some()))
             && let Some(member) = side.member()
         {
             let reply = Reply::new(connection, &frame.header, permit, &self.metrics, None);
-            return group::handle(member, code, &frame, reply);
+            return group::handle(member, side.address(), code, &frame, reply);
         }
         let Some((processor, fence)) = side.master() else {
             return match side.forwards() {
@@ -304,6 +307,8 @@ impl BrokerProcessor {
             | Code::ExchangeBrokerHaInfo
             | Code::GetBrokerHaStatus
             | Code::GetBrokerEpochCache
+            | Code::ControllerGetMetadataInfo
+            | Code::ControllerGetSyncStateData
             | Code::SluiceGroupStatus
             | Code::SluiceSwitchover
             | Code::SluiceElectUnclean

@@ -16,7 +16,7 @@ use crate::{
     config::{Config, MESSAGE_OVERHEAD_BYTES},
     http::{self, Check, Readiness},
     net::{Listener, Net, NetLimits},
-    processor::{NamingProcessor, Processor},
+    processor::{NamingProcessor, Processor, ReadProcessor},
     telemetry::{Telemetry, net_samples, store_samples},
 };
 use broker::Broker;
@@ -138,6 +138,12 @@ impl Running {
         );
         for port in [ports.naming, ports.broker, ports.vip].into_iter().flatten() {
             Listener::bind(port.address, &net, processor.clone()).await.map_err(|source| port.refused(source))?;
+        }
+        if let (Some(port), Some(broker)) = (ports.reads, &broker)
+            && let Some(reads) = broker.reads()
+        {
+            let service = ReadProcessor::new(broker.side(), Arc::clone(reads), processor.clone());
+            Listener::bind(port.address, &net, service).await.map_err(|source| port.refused(source))?;
         }
         if let Some(table) = table {
             tasks.push(tokio::spawn(expire_routes(table, stopping.clone())));

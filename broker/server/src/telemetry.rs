@@ -9,7 +9,7 @@ mod sources;
 
 pub use requests::RequestMetrics;
 pub use samples::Samples;
-pub use sources::{delivery_samples, member_samples, net_samples, store_samples};
+pub use sources::{delivery_samples, member_samples, net_samples, read_samples, store_samples};
 
 use crate::config::{LogConfig, LogFormat};
 use prometheus::{Registry, TextEncoder};

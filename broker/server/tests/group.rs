@@ -111,6 +111,8 @@ struct Group {
     naming: Vec<u16>,
     port: u16,
     replication: Vec<u16>,
+    /// Where each is read from while it is a replica.
+    reads: Vec<u16>,
     http: Vec<u16>,
     processes: Vec<Option<Process>>,
     service: Service,
@@ -124,7 +126,8 @@ impl Group {
         let three = || (0..3).map(|_| free_port()).collect::<Vec<_>>();
         let port = free_port();
         let service = Service::start(SocketAddr::from(([127, 0, 0, 9], port)), Self::place(0, port));
-        let mut group = Self { dir, etcd_port, naming: three(), port, replication: three(), http: three(), processes: Vec::new(), service, _etcd: process };
+        let mut group =
+            Self { dir, etcd_port, naming: three(), port, replication: three(), reads: three(), http: three(), processes: Vec::new(), service, _etcd: process };
         for index in 0..3 {
             let process = group.spawn(index);
             group.processes.push(Some(process));
@@ -162,6 +165,7 @@ impl Group {
         command.args(["--storage-flush", "sync", "--broker-name", "g", "--naming-addresses", &self.namesrv()]);
         command.args(["--naming-port", &self.naming[index].to_string(), "--broker-port", &self.port.to_string()]);
         command.args(["--replication-members", &members, "--replication-member", &(index + 1).to_string()]);
+        command.args(["--replication-read-address", &Self::place(index, self.reads[index]).to_string(), "--replication-read-behind", "0B"]);
         command.args(["--replication-coordinator", &format!("etcd://127.0.0.1:{}", self.etcd_port)]);
         command.arg("--data-dir").arg(self.dir.path().join(format!("data-{index}")));
         Process(command.stdout(log()).stderr(log()).spawn().expect("the binary runs"))
@@ -415,12 +419,117 @@ async fn the_metrics_of_a_group_are_those_of_the_document() {
     let Some(group) = Group::start() else { return };
     let clients = Clients::new(&group).await;
     let master = group.await_master(&clients.admin, 2).await;
-    let place = SocketAddr::new(Group::place(master, 0).ip(), group.http[master]);
+    let served = metrics(SocketAddr::new(Group::place(master, 0).ip(), group.http[master]));
+    let document = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/replication.md")).expect("there");
+    assert_eq!(names(&served), names(&document));
+    assert!(served.contains("sluice_replication_in_sync_members 3") && served.contains("sluice_replication_is_master 1"), "{served}");
+}
+
+fn metrics(place: SocketAddr) -> String {
     let mut stream = TcpStream::connect(place).expect("it listens");
     stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").expect("written");
     let mut served = String::new();
     stream.read_to_string(&mut served).expect("read");
-    let document = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/replication.md")).expect("there");
-    assert_eq!(names(&served), names(&document));
-    assert!(served.contains("sluice_replication_in_sync_members 3") && served.contains("sluice_replication_is_master 1"), "{served}");
+    served
+}
+
+/// A consumer that goes where it is told, as RocketMQ's do: to the broker with the suggested number, to the next one, or else to the master.
+struct Follower<'a> {
+    clients: &'a Clients,
+    consumer: Consumer,
+    /// The broker that each queue is read at.
+    at: BTreeMap<u32, i64>,
+    offsets: BTreeMap<u32, i64>,
+    bodies: Vec<String>,
+    /// Pulls with messages, by the broker's number.
+    found: BTreeMap<i64, usize>,
+}
+
+impl<'a> Follower<'a> {
+    fn new(clients: &'a Clients) -> Self {
+        let consumer = Consumer::new(clients.client.clone(), "followers").expect("a name");
+        Self { clients, consumer, at: BTreeMap::new(), offsets: BTreeMap::new(), bodies: Vec::new(), found: BTreeMap::new() }
+    }
+
+    /// One pull of each queue. The offset it is told never goes back.
+    async fn turn(&mut self) {
+        let Ok(route) = self.clients.client.refresh_route(TOPIC).await else { return };
+        let addresses: BTreeMap<i64, String> = route.brokers[0].addrs.iter().cloned().collect();
+        for mut queue in route.readable() {
+            let wanted = self.at.get(&queue.queue_id).copied().unwrap_or(0);
+            let number = [wanted, wanted + 1].into_iter().find(|number| addresses.contains_key(number)).unwrap_or(0);
+            queue.addr.clone_from(&addresses[&number]);
+            let offset = *self.offsets.entry(queue.queue_id).or_default();
+            let pull = PullRequest { queue: &queue, topic: TOPIC, offset, messages_max: 4, expression: "*", hold: Duration::ZERO, commit: None };
+            let Ok(pulled) = self.consumer.pull(&pull).await else {
+                self.at.insert(queue.queue_id, 0);
+                continue;
+            };
+            assert_ne!(pulled.status, sluice_client::PullStatus::OffsetMoved, "queue {} from {offset} at broker {number}", queue.queue_id);
+            assert!(pulled.next_offset >= offset, "queue {} from {offset} back to {}", queue.queue_id, pulled.next_offset);
+            *self.found.entry(number).or_default() += usize::from(!pulled.messages.is_empty());
+            self.bodies.extend(pulled.messages.iter().map(|message| String::from_utf8_lossy(&message.body).into_owned()));
+            self.offsets.insert(queue.queue_id, pulled.next_offset);
+            self.at.insert(queue.queue_id, pulled.suggested_broker);
+        }
+    }
+
+    /// Until it has got so many messages.
+    async fn read(&mut self, count: usize, logs: impl Fn() -> String) {
+        let begun = Instant::now();
+        while self.bodies.len() < count {
+            assert!(begun.elapsed() < PATIENCE, "{} of {count}, {:?} at {:?}\n{}", self.bodies.len(), self.offsets, self.at, logs());
+            self.turn().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn consumers_far_behind_read_at_replicas_and_lose_nothing_when_the_master_is_killed_meanwhile() {
+    let Some(mut group) = Group::start() else { return };
+    let mut clients = Clients::new(&group).await;
+    let admin = clients.admin.clone();
+    let master = group.await_master(&admin, 2).await;
+    admin.create_topic(&[group.broker(master)], &settings()).await.expect("created");
+    for _ in 0..400 {
+        clients.send().await;
+    }
+    let begun = Instant::now();
+    while clients.client.refresh_route(TOPIC).await.map_or(0, |route| route.brokers[0].addrs.len()) < 3 {
+        assert!(begun.elapsed() < PATIENCE, "the replicas are not in the route\n{}", group.logs());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let mut follower = Follower::new(&clients);
+    follower.read(150, || group.logs()).await;
+    let at_replicas = follower.found.iter().filter(|(number, _)| **number != 0).map(|(_, count)| count).sum::<usize>();
+    assert!(at_replicas > 20 && follower.found[&0] > 0, "{:?}", follower.found);
+    let counted: f64 = (0..3).filter(|index| *index != master).map(|index| reads_at(&group, index)).sum();
+    assert_eq!(counted, at_replicas as f64, "what the replicas have counted");
+    // A commit on the way is the master's business, wherever it comes.
+    let replica = (master + 1) % 3;
+    let mut queue = clients.client.refresh_route(TOPIC).await.expect("known").readable().remove(0);
+    queue.addr = Group::place(replica, group.reads[replica]).to_string();
+    let pull = PullRequest { queue: &queue, topic: TOPIC, offset: 0, messages_max: 1, expression: "*", hold: Duration::ZERO, commit: Some(5) };
+    follower.consumer.pull(&pull).await.expect("answered");
+    queue.addr = group.broker(master);
+    assert_eq!(follower.consumer.offset(TOPIC, &queue).await.expect("answered"), Some(5));
+    kill(&mut group, master);
+    // Nobody moves the address for a while: what is old goes on being read where it is.
+    follower.read(250, || group.logs()).await;
+    let next = group.await_master(&admin, 1).await;
+    assert_ne!(next, master);
+    follower.read(400, || group.logs()).await;
+    let bodies: BTreeSet<_> = follower.bodies.iter().collect();
+    assert_eq!((bodies.len(), follower.bodies.len()), (400, 400), "each once");
+    // At the end it is the master's again.
+    follower.turn().await;
+    assert!(follower.at.values().all(|number| *number == 0), "{:?}", follower.at);
+    println!("pulls with messages by broker: {:?}", follower.found);
+}
+
+/// Pulls that a broker has answered with messages as a replica.
+fn reads_at(group: &Group, index: usize) -> f64 {
+    let served = metrics(SocketAddr::new(Group::place(index, 0).ip(), group.http[index]));
+    let line = served.lines().find(|line| line.starts_with("sluice_replication_reads_total") && line.contains("by=\"replica\""));
+    line.and_then(|line| line.rsplit_once(' ')).map_or(0.0, |(_, value)| value.parse().expect("a number"))
 }

@@ -21,6 +21,7 @@ pub const ALL: &[Broken] = &[
     within(60, "an ack before the flush"),
     within(60, "an ack before the confirmation"),
     within(60, "records are shown before they are confirmed"),
+    within(60, "a replica shows what is not confirmed"),
     within(60, "a failed sync is taken for a good one"),
     within(60, "a replica acknowledges what it has not flushed"),
     within(60, "a replica keeps what its master lacks"),

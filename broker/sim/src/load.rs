@@ -281,6 +281,17 @@ impl Reading<'_> {
         Some(Pulled { came, next, is_end: next >= max })
     }
 
+    /// Reads once at that very member, whatever it is. Nothing comes of it if that one is away or does not have it.
+    pub fn read_at(&self, client: &mut Client, member: u32, from: u64) -> Option<Pulled> {
+        let request = Request::Read { group: self.group.to_owned(), topic: self.topic.to_owned(), queue: self.queue, offset: from };
+        let invoke = client.history.now();
+        let Reply::Answered(by, Answer::Messages { came, next, clock, .. }) = client.ask_of(member, &request, Duration::from_secs(1)) else { return None };
+        for one in &came {
+            self.note_came(client, invoke, by, one, clock);
+        }
+        (!came.is_empty()).then_some(Pulled { came, next, is_end: false })
+    }
+
     fn note_came(&self, client: &Client, invoke: u64, by: By, came: &Came, clock: i64) {
         let deliver = Deliver {
             group: node::group(self.group),
@@ -332,6 +343,11 @@ impl Reading<'_> {
         self.consume_until(client, || phase.drains());
     }
 
+    /// The same by another way of pulling.
+    pub fn consume_by(&self, client: &mut Client, phase: &Phase, pull: impl FnMut(&mut Client, u64) -> Option<Pulled>) {
+        self.read_until(client, || phase.drains(), pull, |client, came| self.succeed(client, came));
+    }
+
     /// Consumes the queue until it is at an end that was asked for when nothing more came.
     pub fn consume_until(&self, client: &mut Client, nothing_comes: impl Fn() -> bool) {
         self.work_until(client, nothing_comes, |client, came| self.succeed(client, came));
@@ -339,10 +355,20 @@ impl Reading<'_> {
 
     /// The same with each message given to `work`, whose end is its end.
     pub fn work_until(&self, client: &mut Client, nothing_comes: impl Fn() -> bool, work: impl Fn(&mut Client, &Came)) {
+        self.read_until(client, nothing_comes, |client, next| self.pull(client, next), work);
+    }
+
+    fn read_until(
+        &self,
+        client: &mut Client,
+        nothing_comes: impl Fn() -> bool,
+        mut pull: impl FnMut(&mut Client, u64) -> Option<Pulled>,
+        work: impl Fn(&mut Client, &Came),
+    ) {
         let mut next = self.begin(client);
         loop {
             let is_last = nothing_comes();
-            let Some(pulled) = self.pull(client, next) else { continue };
+            let Some(pulled) = pull(client, next) else { continue };
             pulled.came.iter().for_each(|came| work(client, came));
             next = pulled.next;
             if !pulled.came.is_empty() {

@@ -6,8 +6,8 @@ use crate::{
     talk::{Answer, Came, Mouth, Question, Request, Said, Signed, Talk},
 };
 use sluice_delivery::{
-    CheckSent, ClientInfo, ClientPush, ConnectionId, Delivery, DeliveryOptions, EndError, EndTransaction, OffsetError, PullError, PullRequest, SendBackError,
-    SendBackRequest, SendError, SendRequest, Subscription, TransactionCheck, Verdict,
+    CheckSent, ClientInfo, ClientPush, ConnectionId, Delivery, DeliveryOptions, EndError, EndTransaction, OffsetError, PullError, PullOutcome, PullRequest,
+    ReplicaReads, SendBackError, SendBackRequest, SendError, SendRequest, Subscription, TransactionCheck, Verdict,
 };
 use sluice_env::{
     Connection, Env,
@@ -82,6 +82,8 @@ pub struct Node {
     history: History,
     master: Mutex<Option<(Epoch, Arc<Delivery>)>>,
     member: Mutex<Option<Arc<Member>>>,
+    /// What it gives to read from its own log.
+    reads: ReplicaReads,
     connections: AtomicU64,
     /// By which clients are told what they have not asked for.
     mouths: Mutex<BTreeMap<ConnectionId, Arc<Mouth>>>,
@@ -91,8 +93,12 @@ pub struct Node {
 impl Node {
     /// Starts the broker's process on its machine.
     pub fn start(machine: &Machine, id: u32, settings: &Settings, coordinator: &SimCoordinator, history: &History) -> Arc<Self> {
+        let env = machine.env();
+        // Every message is far behind.
+        let options = DeliveryOptions { read_behind_bytes: 0, ..DeliveryOptions::new(host()) };
         let node = Arc::new(Self {
-            env: machine.env(),
+            reads: ReplicaReads::new(id.into(), options, env.clock.clone()),
+            env,
             id,
             settings: settings.clone(),
             history: history.clone(),
@@ -201,6 +207,11 @@ impl Node {
 
     fn answer(&self, request: Request, connection: ConnectionId) -> Signed {
         let refused = |epoch, why: &str| Signed { node: self.id, epoch, answer: Answer::Refused { is_unknown: false, why: why.to_owned() } };
+        if let Request::Read { group, topic, queue, offset } = request {
+            let store = self.member().and_then(|member| member.store());
+            let outcome = self.reads.pull(store.as_ref(), &pull_request((&group, &topic, queue), offset, 0, connection));
+            return Signed { node: self.id, epoch: 0, answer: self.messages(&outcome) };
+        }
         let Some((epoch, delivery)) = self.master.lock().clone() else { return refused(0, "not master") };
         if self.serves() != Some(epoch) {
             return refused(epoch.0, "not master any more");
@@ -220,6 +231,7 @@ impl Node {
 
     fn handle(&self, delivery: &Arc<Delivery>, request: Request, connection: ConnectionId) -> Answer {
         match request {
+            Request::Read { .. } => Answer::Refused { is_unknown: false, why: "it is no question to a master".to_owned() },
             Request::Send { topic, queue, group, properties, body } => send(delivery, (&topic, queue), &group, &properties, body, address(connection)),
             Request::Finish { group, offset, place, id, action } => end(delivery, &group, offset, place, &id, action),
             Request::Back { group, place, retries_max } => back(delivery, &group, place, retries_max),
@@ -237,27 +249,18 @@ impl Node {
     }
 
     fn pull(&self, delivery: &Arc<Delivery>, (group, topic, queue): (&str, &str, u32), offset: u64, hold_ms: u64, connection: ConnectionId) -> Answer {
-        let request = PullRequest {
-            group: self::group(group),
-            topic: self::topic(topic),
-            queue_id: queue as i32,
-            offset: offset as i64,
-            max_messages: 32,
-            max_bytes: None,
-            commit_offset: None,
-            suspend: (hold_ms > 0).then(|| Duration::from_millis(hold_ms)),
-            subscription: Some(Subscription::all(self::topic(topic))),
-            subscription_version: 0,
-            connection,
-        };
         let (sender, receiver) = oneshot();
-        delivery.pull(request, Box::new(move |reply| sender.send(reply)));
+        delivery.pull(pull_request((group, topic, queue), offset, hold_ms, connection), Box::new(move |reply| sender.send(reply)));
         let outcome = match receiver.recv_timeout(Duration::from_millis(hold_ms) + Duration::from_secs(5)) {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(PullError::Topic(_))) => return Answer::Messages { came: Vec::new(), next: offset, min: 0, max: 0, clock: self.env.clock.wall().0 },
             Ok(Err(error)) => return Answer::Refused { is_unknown: false, why: error.to_string() },
             Err(_) => return Answer::Refused { is_unknown: false, why: "no answer in time".to_owned() },
         };
+        self.messages(&outcome)
+    }
+
+    fn messages(&self, outcome: &PullOutcome) -> Answer {
         let mut came = Vec::new();
         for slice in &outcome.slices {
             let mut rest = &slice[..];
@@ -284,6 +287,23 @@ const CHECK_EVERY: Duration = Duration::from_secs(2);
 const CHECKS_MAX: u32 = 8;
 /// The delays of levels 1 to 5, in seconds: two for delayed messages, three for those that failed.
 pub(crate) const DELAYS: [u64; 5] = [1, 5, 2, 4, 8];
+
+fn pull_request((group, topic, queue): (&str, &str, u32), offset: u64, hold_ms: u64, connection: ConnectionId) -> PullRequest {
+    PullRequest {
+        group: self::group(group),
+        topic: self::topic(topic),
+        queue_id: queue as i32,
+        offset: offset as i64,
+        max_messages: 32,
+        max_bytes: None,
+        commit_offset: None,
+        suspend: (hold_ms > 0).then(|| Duration::from_millis(hold_ms)),
+        subscription: Some(Subscription::all(self::topic(topic))),
+        subscription_version: 0,
+        connection,
+    }
+}
+
 /// Waits for an answer that the store owes within its deadline.
 const STORE_ANSWER: Duration = Duration::from_secs(30);
 

@@ -71,6 +71,17 @@ pub enum Request {
         /// Longest wait, in milliseconds.
         hold_ms: u64,
     },
+    /// Messages of a queue from that very broker, whatever its role.
+    Read {
+        /// Consumer group.
+        group: String,
+        /// Topic.
+        topic: String,
+        /// Queue.
+        queue: u32,
+        /// From there on.
+        offset: u64,
+    },
     /// Where a group goes on.
     Fetch {
         /// Consumer group.

@@ -5,6 +5,7 @@ mod ends;
 mod orderly;
 mod plain;
 mod rebalance;
+mod replicas;
 mod retries;
 mod transactions;
 
@@ -32,6 +33,7 @@ pub const ALL: &[Work] = &[
     work("plain", plain::hire),
     work("ends", ends::hire),
     work("delayed", delayed::hire),
+    work("replicas", replicas::hire),
     work("retries", retries::hire),
     work("transactions", transactions::hire),
     work("orderly", orderly::hire),

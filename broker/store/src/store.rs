@@ -291,6 +291,12 @@ impl Store {
         meta.range((table, String::new())..).take_while(|((t, _), _)| *t == table).map(|((_, k), v)| (k.clone(), v.clone())).collect()
     }
 
+    /// One value of the metadata as it is now.
+    #[must_use]
+    pub fn meta_value(&self, table: MetaTable, key: &str) -> Option<Vec<u8>> {
+        self.shared.meta.lock().get(&(table, key.to_owned())).cloned()
+    }
+
     /// Gives up a queue's entries below `min`, at once and for good: a record of it goes into the log before everything submitted later.
     pub fn trim_queue(&self, queue: &QueueRef, min: QueueOffset) {
         self.shared.queues.trim_queue(queue, min);

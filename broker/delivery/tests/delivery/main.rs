@@ -10,6 +10,7 @@ mod groups;
 mod locks;
 mod offsets;
 mod pulling;
+mod reading;
 mod resetting;
 mod sending;
 mod threads;

@@ -1,6 +1,7 @@
 //! What a broker says of its part in its group.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// What `getBrokerEpoch` shows (1007): RocketMQ's `EpochEntryCache`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,4 +143,44 @@ pub struct ReplicaStatus {
     pub received: u64,
     /// Up to where it has it on stable storage.
     pub flushed: u64,
+}
+
+/// What `getSyncStateSet` shows (1006): RocketMQ's `BrokerReplicasInfo`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BrokerReplicasInfo {
+    /// By the group's name in routes.
+    pub replicas_info_table: BTreeMap<String, ReplicasInfo>,
+}
+
+/// A group's master and in-sync set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ReplicasInfo {
+    /// The master's number among the members.
+    pub master_broker_id: i64,
+    /// Where clients reach it.
+    pub master_address: String,
+    /// Rises with each master.
+    pub master_epoch: i32,
+    /// Rises with each change of the group's state.
+    pub sync_state_set_epoch: i32,
+    /// Members of the set, the master included.
+    pub in_sync_replicas: Vec<ReplicaIdentity>,
+    /// The other members.
+    pub not_in_sync_replicas: Vec<ReplicaIdentity>,
+}
+
+/// A member of a group.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ReplicaIdentity {
+    /// Whether the master has a connection with it.
+    pub alive: bool,
+    /// Where the other members reach it.
+    pub broker_address: String,
+    /// Its number.
+    pub broker_id: i64,
+    /// The group's name in routes.
+    pub broker_name: String,
 }

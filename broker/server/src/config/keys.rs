@@ -297,6 +297,22 @@ pub static KEYS: &[Key] = &[
         apply: |c, raw| value::bytes(raw, "64KiB", "4GiB").map(|n| c.replication.unconfirmed_bytes = n),
     },
     Key {
+        name: "replication.read_address",
+        unit: "IP address and port",
+        default: "none",
+        allowed: "address:port at which clients reach this very member, [address]:port for IPv6; or none",
+        why: "Where consumers that are far behind read from this member while it is a replica; it listens at that port. It is in routes under the member's number. Set it on all members of a group or on none: the master then sends such consumers to replicas. None, as in RocketMQ (slaveReadEnable): readers need an address for each member.",
+        apply: |c, raw| value::socket(raw).map(|address| c.replication.read_address = address),
+    },
+    Key {
+        name: "replication.read_behind",
+        unit: "bytes",
+        default: "auto",
+        allowed: "0B to 1024TiB; or auto, two fifths of the memory",
+        why: "A consumer that reads further before the log's end than that is sent to a replica, if its group's settings allow it and replication.read_address is set. auto is RocketMQ's rule (accessMessageInMemoryMaxRatio 40): what is nearer is still in the master's memory.",
+        apply: |c, raw| value::auto(raw, |raw| value::bytes(raw, "0B", "1024TiB")).map(|bytes| c.replication.read_behind = bytes),
+    },
+    Key {
         name: "topics.auto_create",
         unit: "yes/no",
         default: "true",

@@ -81,6 +81,16 @@ fn two_listeners_cannot_share_a_port() {
 }
 
 #[test]
+fn replicas_are_read_from_at_a_port_of_its_own_and_only_in_a_group() {
+    let group = [("replication.members", "1=a:10912,2=b:10912"), ("replication.coordinator", "etcd://e:2379"), ("broker.name", "g")];
+    let with = |address, group: &[(&'static str, &str)]| load(None, &[], &[group, &[("replication.read_address", address)]].concat());
+    let loaded = with("127.0.0.1:10914", &group).expect("valid");
+    assert_eq!((loaded.config.replication.read_address, loaded.config.replication.read_behind), ("127.0.0.1:10914".parse().ok(), None));
+    assert!(with("127.0.0.1:10911", &group).expect_err("the broker's port").to_string().contains("already taken by broker.port"));
+    assert!(with("127.0.0.1:10914", &[]).expect_err("no group").to_string().contains("no replicas to read from"));
+}
+
+#[test]
 fn a_single_listen_address_is_also_advertised() {
     let loaded = load(None, &[], &[("listen.address", "127.0.0.1")]).expect("valid");
     assert_eq!(loaded.config.listen.advertised().to_string(), "127.0.0.1");

@@ -1,6 +1,10 @@
 //! Text to values. Every function says in words why it refused.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 const NAME_BYTES_MAX: usize = 127;
 
@@ -37,6 +41,23 @@ pub(super) fn boolean(raw: &str) -> Result<bool, String> {
 
 pub(super) fn ip(raw: &str) -> Result<IpAddr, String> {
     raw.trim_start_matches('[').trim_end_matches(']').parse().map_err(|_| "it is not an IP address".to_owned())
+}
+
+/// One address with its port, or none.
+pub(super) fn socket(raw: &str) -> Result<Option<SocketAddr>, String> {
+    if raw == "none" {
+        return Ok(None);
+    }
+    let address: SocketAddr = raw.parse().map_err(|_| format!("{raw:?} is no IP address with a port"))?;
+    if address.ip().is_unspecified() || address.port() == 0 {
+        return Err(format!("{raw:?} is no place that clients can reach"));
+    }
+    Ok(Some(address))
+}
+
+/// What `parse` makes of it, or nothing for `auto`.
+pub(super) fn auto<T>(raw: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<Option<T>, String> {
+    if raw == "auto" { Ok(None) } else { parse(raw).map(Some) }
 }
 
 pub(super) fn addresses(raw: &str) -> Result<Vec<String>, String> {
@@ -182,6 +203,16 @@ mod tests {
         }
         assert_eq!(coordinator("etcd://a:2379,b:2379/"), Ok(Some(vec!["a:2379".to_owned(), "b:2379".to_owned()])));
         assert!(coordinator("zk://a:1").is_err() && coordinator("etcd://").is_err());
+    }
+
+    #[test]
+    fn a_place_to_read_from_is_an_address_that_clients_can_reach_with_a_port() {
+        assert_eq!((socket("none"), socket("10.0.0.2:10914")), (Ok(None), Ok(Some(SocketAddr::from(([10, 0, 0, 2], 10914))))));
+        assert!(socket("[::1]:10914").is_ok());
+        for bad in ["10.0.0.2", "host:1", "0.0.0.0:1", "[::]:1", "10.0.0.2:0"] {
+            assert!(socket(bad).is_err(), "{bad}");
+        }
+        assert_eq!((auto("auto", |raw| bytes(raw, "0B", "1KiB")), auto("5", |raw| bytes(raw, "0B", "1KiB"))), (Ok(None), Ok(Some(5))));
     }
 
     #[test]

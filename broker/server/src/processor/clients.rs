@@ -104,32 +104,43 @@ fn lock_request(request: &Request<'_>) -> Result<LockRequest, Failure> {
     Ok(LockRequest { group, client_id: client_id(body.client_id)?, named: body.mq_set, queues })
 }
 
+/// Who a client is, the groups it produces for, and those it consumes for.
+pub(super) fn heartbeat_of_client(request: &Request<'_>) -> Result<(ClientInfo, Vec<Group>, Vec<ConsumerHeartbeat>), Failure> {
+    let data: HeartbeatData = request.json()?;
+    let groups = data.producer_data_set.len().max(data.consumer_data_set.len());
+    if groups > HEARTBEAT_GROUPS_MAX {
+        return Err(Failure::invalid(format!("the heartbeat names {groups} groups; the limit is {HEARTBEAT_GROUPS_MAX}")));
+    }
+    let client = ClientInfo {
+        client_id: client_id(data.client_id)?,
+        connection: request.connection.id(),
+        address: request.peer(),
+        language: request.header.language,
+        version: request.header.version,
+    };
+    let producers = data.producer_data_set.iter().map(|producer| Group::new(&producer.group_name)).collect::<Result<Vec<_>, _>>()?;
+    let consumers = data.consumer_data_set.into_iter().map(heartbeat_of).collect::<Result<Vec<_>, _>>()?;
+    Ok((client, producers, consumers))
+}
+
+/// Which client leaves, and the groups that it leaves as a producer and as a consumer.
+pub(super) fn leave_of_client(request: &Request<'_>) -> Result<(String, Option<Group>, Option<Group>), Failure> {
+    let header: UnregisterClientRequest = request.fields()?;
+    let group = |name: Option<&str>| name.filter(|name| !name.is_empty()).map(Group::new).transpose();
+    let (producer, consumer) = (group(header.producer_group.as_deref())?, group(header.consumer_group.as_deref())?);
+    Ok((header.client_id.to_string(), producer, consumer))
+}
+
 impl BrokerProcessor {
     pub(super) fn heartbeat(&self, request: &Request<'_>) -> Outcome {
-        let data: HeartbeatData = request.json()?;
-        let groups = data.producer_data_set.len().max(data.consumer_data_set.len());
-        if groups > HEARTBEAT_GROUPS_MAX {
-            return Err(Failure::invalid(format!("the heartbeat names {groups} groups; the limit is {HEARTBEAT_GROUPS_MAX}")));
-        }
-        let client = ClientInfo {
-            client_id: client_id(data.client_id)?,
-            connection: request.connection.id(),
-            address: request.peer(),
-            language: request.header.language,
-            version: request.header.version,
-        };
-        let producers = data.producer_data_set.iter().map(|producer| Group::new(&producer.group_name)).collect::<Result<Vec<_>, _>>()?;
-        let consumers = data.consumer_data_set.into_iter().map(heartbeat_of).collect::<Result<Vec<_>, _>>()?;
+        let (client, producers, consumers) = heartbeat_of_client(request)?;
         self.delivery.heartbeat(client, &producers, consumers);
         Ok(Answer::success())
     }
 
     pub(super) fn unregister_client(&self, request: &Request<'_>) -> Outcome {
-        let header: UnregisterClientRequest = request.fields()?;
-        let group = |name: Option<&str>| name.filter(|name| !name.is_empty()).map(Group::new).transpose();
-        let producer = group(header.producer_group.as_deref())?;
-        let consumer = group(header.consumer_group.as_deref())?;
-        self.delivery.unregister(&header.client_id, producer.as_ref(), consumer.as_ref());
+        let (client, producer, consumer) = leave_of_client(request)?;
+        self.delivery.unregister(&client, producer.as_ref(), consumer.as_ref());
         Ok(Answer::success())
     }
 

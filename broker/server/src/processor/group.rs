@@ -4,11 +4,14 @@ use super::{Answer, Failure, Outcome, reply::Reply};
 use bytes::Bytes;
 use sluice_group::runner::{Member, Status};
 use sluice_protocol::{
-    Frame, RequestCode as Code, ResponseCode,
-    body::{EpochCache, EpochEntry, GroupStatus, HaClient, HaConnection, HaRuntimeInfo, ReplicaStatus, to_json},
+    ExtFields, Frame, RequestCode as Code, ResponseCode,
+    body::{
+        BrokerReplicasInfo, EpochCache, EpochEntry, GroupStatus, HaClient, HaConnection, HaRuntimeInfo, ReplicaIdentity, ReplicaStatus, ReplicasInfo,
+        from_json, to_json,
+    },
 };
 use sluice_replication::MemberId;
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 /// The new master, by its number; without it the replica that has most of the log.
 const SWITCHOVER_TO: &str = "to";
@@ -19,14 +22,28 @@ const SWITCHOVER_MAX: Duration = Duration::from_millis(2500);
 pub(super) const fn is_of_member(code: Code) -> bool {
     matches!(
         code,
-        Code::GetBrokerHaStatus | Code::GetBrokerEpochCache | Code::SluiceGroupStatus | Code::SluiceSwitchover | Code::SluiceElectUnclean | Code::SluiceResync
+        Code::GetBrokerHaStatus
+            | Code::GetBrokerEpochCache
+            | Code::ControllerGetMetadataInfo
+            | Code::SluiceGroupStatus
+            | Code::SluiceSwitchover
+            | Code::SluiceElectUnclean
+            | Code::SluiceResync
     )
 }
 
-/// Answers on a thread of its own: a member whose disk hangs may take its time, and connections have to go on.
-pub(super) fn handle(member: &Arc<Member>, code: Code, frame: &Frame, reply: Reply) {
+/// Whether a request is for the group's master, and about the group.
+pub(super) const fn is_of_group(code: Code) -> bool {
+    matches!(code, Code::ControllerGetSyncStateData)
+}
+
+/// Answers on a thread of its own: a member whose disk hangs may take its time, and connections have to go on. The group is at `address`.
+pub(super) fn handle(member: &Arc<Member>, address: Option<SocketAddr>, code: Code, frame: &Frame, reply: Reply) {
     let (member, to) = (Arc::clone(member), frame.header.ext.get(SWITCHOVER_TO).map(str::to_owned));
+    let (address, wanted) = (address.map(|address| address.to_string()).unwrap_or_default(), frame.body.clone());
     let body = move || match code {
+        Code::ControllerGetMetadataInfo => reply.outcome(Ok(controller(&member, &address))),
+        Code::ControllerGetSyncStateData => reply.outcome(sync_state(&member, &address, &wanted)),
         Code::GetBrokerHaStatus => reply.outcome(json(&ha_status(&member))),
         Code::GetBrokerEpochCache => reply.outcome(json(&epochs(&member))),
         Code::SluiceGroupStatus => reply.outcome(json(&group_status(&member))),
@@ -55,6 +72,47 @@ fn switch_over(member: &Member, to: Option<&str>) -> Outcome {
         Ok(now) => Ok(Answer { remark: Some(format!("member {now} is master")), ..Answer::success() }),
         Err(why) => Err(Failure::new(ResponseCode::SystemError, why)),
     }
+}
+
+/// RocketMQ's tools ask a controller for the in-sync set, and any controller for the one that leads. Here each member is one, and the group's address leads to the one that knows.
+fn controller(member: &Member, address: &str) -> Answer {
+    let status = member.status();
+    let mut ext = ExtFields::new();
+    ext.insert("group", member.options().group.as_str());
+    ext.insert("controllerLeaderId", &status.master.as_ref().map(|(id, _)| id.to_string()).unwrap_or_default());
+    ext.insert("controllerLeaderAddress", address);
+    ext.insert("isLeader", if status.master_of.is_some() { "true" } else { "false" });
+    ext.insert("peers", &member.options().members.values().cloned().collect::<Vec<_>>().join(";"));
+    Answer { ext, ..Answer::success() }
+}
+
+/// The in-sync set, if this group is among those asked for.
+fn sync_state(member: &Member, address: &str, wanted: &[u8]) -> Outcome {
+    let wanted: Vec<String> = from_json(wanted)?;
+    let (options, status) = (member.options(), member.status());
+    let mut table = BTreeMap::new();
+    if wanted.contains(&options.group) {
+        let state = status.state.as_ref().ok_or_else(|| Failure::new(ResponseCode::SystemBusy, "this broker may not be master any more; ask again"))?;
+        let is_alive = |id: MemberId| id == options.id || status.replicas.iter().any(|replica| replica.member.id == id && replica.is_connected);
+        let in_set = |id: MemberId| state.in_sync.iter().any(|member| member.id == id);
+        let identity = |(id, place): (&MemberId, &String)| ReplicaIdentity {
+            alive: is_alive(*id),
+            broker_address: place.clone(),
+            broker_id: id.0.into(),
+            broker_name: options.group.clone(),
+        };
+        let (in_sync, others) = options.members.iter().partition::<Vec<_>, _>(|(id, _)| in_set(**id));
+        let info = ReplicasInfo {
+            master_broker_id: state.master.0.into(),
+            master_address: address.to_owned(),
+            master_epoch: i32::try_from(state.epoch.0).unwrap_or(i32::MAX),
+            sync_state_set_epoch: i32::try_from(state.revision).unwrap_or(i32::MAX),
+            in_sync_replicas: in_sync.into_iter().map(identity).collect(),
+            not_in_sync_replicas: others.into_iter().map(identity).collect(),
+        };
+        table.insert(options.group.clone(), info);
+    }
+    json(&BrokerReplicasInfo { replicas_info_table: table })
 }
 
 fn epochs(member: &Member) -> EpochCache {

@@ -19,6 +19,8 @@ use std::{sync::Arc, time::Duration};
 
 /// A larger registration is not read on a connection's thread: some thousand topics.
 const REGISTERED_AT_ONCE_BYTES_MAX: usize = 256 * 1024;
+/// In the header of a registration by a member of a group whose master always has the group's address. Other name servers do not look at it.
+pub(crate) const OF_GROUP: &str = "sluiceOfGroup";
 /// Between namespace and key in the store.
 const KEY_SEPARATOR: char = '\u{1}';
 
@@ -102,10 +104,11 @@ impl NamingProcessor {
             Err(failure) => return reply.outcome(Err(failure)),
         };
         let (table, connection, body) = (Arc::clone(&self.table), Arc::clone(request.connection), request.body.clone());
+        let of_group = request.header.ext.get(OF_GROUP).is_some();
         if !header.compressed && body.len() <= REGISTERED_AT_ONCE_BYTES_MAX {
-            return reply.outcome(register(&table, &connection, &header, &body));
+            return reply.outcome(register(&table, &connection, &header, of_group, &body));
         }
-        self.large_registrations.run(reply, move || register(&table, &connection, &header, &body));
+        self.large_registrations.run(reply, move || register(&table, &connection, &header, of_group, &body));
     }
 
     /// A connection has ended: a broker that registered over it is no longer there, as far as anybody knows.
@@ -248,7 +251,7 @@ fn forget(table: &RouteTable, connection: &Connection) {
     }
 }
 
-fn register(table: &RouteTable, connection: &Connection, header: &RegisterBrokerRequest, body: &[u8]) -> Outcome {
+fn register(table: &RouteTable, connection: &Connection, header: &RegisterBrokerRequest, of_group: bool, body: &[u8]) -> Outcome {
     let crc = crc32fast::hash(body).cast_signed();
     // RocketMQ clears the sign before it sends a checksum.
     if header.body_crc32 != 0 && header.body_crc32 != crc & i32::MAX && header.body_crc32 != crc {
@@ -272,6 +275,7 @@ fn register(table: &RouteTable, connection: &Connection, header: &RegisterBroker
         lifetime: Lifetime::Silence(header.heartbeat_timeout_millis.and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis)),
         connection: Some(connection.id().0),
         enable_acting_master: header.enable_acting_master.unwrap_or(false),
+        of_group,
         topics: topics.into_iter().collect(),
         version: wrapper.data_version,
     })?;

@@ -51,6 +51,7 @@ impl LocalBroker {
             lifetime: Lifetime::Forever,
             connection: None,
             enable_acting_master: false,
+            of_group: false,
             topics,
             version: version_to_wire(delivery.topics().version()),
         };
@@ -67,8 +68,8 @@ impl LocalBroker {
         })
     }
 
-    /// Takes the broker out of `table`.
-    pub fn unregister(&self, table: &RouteTable) {
-        table.unregister(&self.id());
+    /// Tells `table` that it is not what it was: see [`RouteTable::lost`].
+    pub fn lost(&self, table: &RouteTable) {
+        table.lost(&self.id());
     }
 }

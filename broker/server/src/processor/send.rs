@@ -12,9 +12,6 @@ use sluice_protocol::{
 use sluice_types::{Group, Topic};
 use std::{sync::Arc, time::Duration};
 
-/// The master: this broker has no replica to send readers to.
-const MASTER_ID: i64 = 0;
-
 impl BrokerProcessor {
     pub(super) fn send(&self, code: RequestCode, request: &Request<'_>, reply: Reply) {
         let ext = &request.header.ext;
@@ -131,7 +128,7 @@ fn send_back_request(request: &Request<'_>) -> Result<SendBackRequest, Failure> 
     })
 }
 
-fn pull_request(request: &Request<'_>) -> Result<PullRequest, Failure> {
+pub(super) fn pull_request(request: &Request<'_>) -> Result<PullRequest, Failure> {
     let header: PullMessageRequest = request.fields()?;
     let has = |flag| header.sys_flag & flag != 0;
     let group = Group::new(&header.consumer_group)?;
@@ -158,7 +155,7 @@ fn pull_request(request: &Request<'_>) -> Result<PullRequest, Failure> {
     })
 }
 
-fn pulled(result: PullReply) -> Outcome {
+pub(super) fn pulled(result: PullReply) -> Outcome {
     let outcome = result?;
     let code = match outcome.status {
         PullStatus::Found => ResponseCode::Success,
@@ -166,9 +163,9 @@ fn pulled(result: PullReply) -> Outcome {
         PullStatus::NoMatched => ResponseCode::PullRetryImmediately,
         PullStatus::OffsetMoved => ResponseCode::PullOffsetMoved,
     };
-    let PullOutcome { remark, next, bounds, slices, topic_sys_flag, group_sys_flag, .. } = outcome;
+    let PullOutcome { remark, next, bounds, slices, topic_sys_flag, group_sys_flag, suggest, .. } = outcome;
     let fields = PullMessageResponse {
-        suggest_which_broker_id: MASTER_ID,
+        suggest_which_broker_id: suggest,
         next_begin_offset: next.to_wire(),
         min_offset: bounds.min.to_wire(),
         max_offset: bounds.max.to_wire(),

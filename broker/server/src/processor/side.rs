@@ -10,6 +10,7 @@ use sluice_group::runner::Member;
 use sluice_protocol::{Frame, RequestCode as Code, ResponseCode};
 use sluice_replication::Epoch;
 use std::{
+    net::SocketAddr,
     sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
@@ -28,6 +29,8 @@ struct InGroup {
     /// Set when it has started; until then nobody is served.
     member: OnceLock<Arc<Member>>,
     forwards: Arc<Forwards>,
+    /// Where clients reach the group, whoever is master.
+    address: SocketAddr,
 }
 
 /// By which a master knows, at an answer's time, that it was still master.
@@ -71,10 +74,10 @@ impl BrokerSide {
         Arc::new(Self { here: RwLock::new(Some(Arc::new(processor))), group: None })
     }
 
-    /// A member of a group, which is nothing yet.
+    /// A member of a group that clients reach at `address`. It is nothing yet.
     #[must_use]
-    pub fn in_group(forwards: Arc<Forwards>) -> Arc<Self> {
-        Arc::new(Self { here: RwLock::default(), group: Some(InGroup { member: OnceLock::new(), forwards }) })
+    pub fn in_group(forwards: Arc<Forwards>, address: SocketAddr) -> Arc<Self> {
+        Arc::new(Self { here: RwLock::default(), group: Some(InGroup { member: OnceLock::new(), forwards, address }) })
     }
 
     /// The member has started.
@@ -110,8 +113,13 @@ impl BrokerSide {
     }
 
     /// The member of the group, if it is in one and has started.
-    pub(super) fn member(&self) -> Option<&Arc<Member>> {
+    pub(crate) fn member(&self) -> Option<&Arc<Member>> {
         self.group.as_ref().and_then(|group| group.member.get())
+    }
+
+    /// Where clients reach the group that it is in.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        self.group.as_ref().map(|group| group.address)
     }
 
     /// Who handles requests here, if that is so now.

@@ -2,6 +2,7 @@
 
 use super::{
     RunError,
+    machine::memory_share,
     member::{self, Mastership},
     registration::Registration,
     stores::Places,
@@ -10,14 +11,17 @@ use crate::{
     config::{BrokerIdentity, Config, FlushKind},
     net::Net,
     processor::{BrokerProcessor, BrokerSide, LocalBroker, Pushes, Told},
-    telemetry::{Samples, Telemetry, delivery_samples, member_samples, store_samples},
+    telemetry::{Samples, Telemetry, delivery_samples, member_samples, read_samples, store_samples},
 };
-use sluice_delivery::{Delivery, DeliveryOptions};
+use sluice_delivery::{Delivery, DeliveryOptions, ReplicaReads};
 use sluice_group::runner::Member;
 use sluice_naming::RouteTable;
 use sluice_store::{FlushMode, RecoveryProgress, Store, StoreOptions};
 use std::{net::SocketAddr, sync::Arc};
 use tokio::{sync::watch, task::JoinHandle};
+
+/// How much of the machine's memory a consumer may be behind before it is sent to a replica: RocketMQ's `accessMessageInMemoryMaxRatio`.
+const READ_BEHIND_SHARE: f64 = 0.4;
 
 /// The broker's part of a process.
 pub(super) enum Broker {
@@ -83,6 +87,14 @@ impl Broker {
         }
     }
 
+    /// What it gives to read while it is a replica, if it may be read from then.
+    pub(super) fn reads(&self) -> Option<&Arc<ReplicaReads>> {
+        match self {
+            Self::Alone(_) => None,
+            Self::Member { mastership, .. } => mastership.reads(),
+        }
+    }
+
     /// The store that a name server in this process may use too: one that takes writes whatever happens to others.
     pub(super) fn own_store(&self) -> Option<&Arc<Store>> {
         match self {
@@ -124,6 +136,9 @@ impl Broker {
             }
             if let Self::Member { member, .. } = &*broker {
                 member_samples(&member.status(), samples);
+            }
+            if let Some(reads) = broker.reads() {
+                read_samples(reads.counted(), samples);
             }
         })
     }
@@ -175,7 +190,8 @@ impl Alone {
             let registration = Registration {
                 identity: self.identity.clone(),
                 advertised: self.advertised,
-                delivery: Arc::clone(&self.delivery),
+                delivery: Some(Arc::clone(&self.delivery)),
+                of_group: false,
                 told: Arc::clone(&self.told),
                 name_server: address.clone(),
                 number,
@@ -250,6 +266,7 @@ pub(super) fn delivery_options(config: &Config, advertised: SocketAddr) -> Deliv
         // Longer, and the log would be kept for longer than it is meant to be.
         transaction_immunity_max: config.storage.retention_age,
         transactions_open_max: config.transaction.open_max,
+        read_behind_bytes: config.replication.read_behind.unwrap_or_else(|| memory_share(READ_BEHIND_SHARE)),
         ..DeliveryOptions::new(advertised)
     }
 }

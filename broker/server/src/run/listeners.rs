@@ -23,6 +23,7 @@ pub(super) struct Ports {
     pub(super) naming: Option<Port>,
     pub(super) broker: Option<Port>,
     pub(super) vip: Option<Port>,
+    pub(super) reads: Option<Port>,
     pub(super) http: Option<Port>,
 }
 
@@ -34,13 +35,14 @@ impl Ports {
             naming: port(config.roles.naming, Some(listen.naming_port), "naming.port"),
             broker: port(config.roles.broker, Some(listen.broker_port), "broker.port"),
             vip: port(config.roles.broker, listen.vip_port(), "broker.vip_port"),
+            reads: port(config.roles.broker, config.replication.read_address.map(|address| address.port()), "replication.read_address"),
             http: port(true, listen.http_port, "http.port"),
         }
     }
 
     /// Opens and closes each once.
     pub(super) fn try_all(&self) -> Result<(), RunError> {
-        for port in [self.naming, self.broker, self.vip, self.http].into_iter().flatten() {
+        for port in [self.naming, self.broker, self.vip, self.reads, self.http].into_iter().flatten() {
             TcpListener::bind(port.address).map_err(|source| port.refused(source))?;
         }
         Ok(())

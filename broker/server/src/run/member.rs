@@ -12,7 +12,7 @@ use crate::{
     processor::{BrokerProcessor, BrokerSide, Forwards, LocalBroker, Master, Pushes, Told},
 };
 use parking_lot::Mutex;
-use sluice_delivery::{Delivery, DeliveryOptions};
+use sluice_delivery::{Delivery, DeliveryOptions, ReplicaReads};
 use sluice_env::Env;
 use sluice_group::{
     coordinator::EtcdCoordinator,
@@ -28,6 +28,8 @@ use std::{
 };
 use tokio::{runtime::Handle, sync::watch, task::JoinHandle};
 
+/// How often a master looks which replicas can be read from.
+const REPLICAS_EVERY: Duration = Duration::from_millis(500);
 /// Longest time that a stop waits for another member to become master.
 const HAND_OVER_MAX: Duration = Duration::from_secs(2);
 
@@ -43,6 +45,8 @@ pub(super) struct Mastership {
     told: Arc<Told>,
     forwards: Arc<Forwards>,
     pub(super) side: Arc<BrokerSide>,
+    /// Set if this member may be read from while it is a replica.
+    reading: Option<Reading>,
     table: OnceLock<Arc<RouteTable>>,
     runtime: Handle,
     /// Of the master: its delivery, and what registers it elsewhere.
@@ -55,6 +59,15 @@ struct Tenure {
     registrations: Vec<JoinHandle<()>>,
     /// Registrations hold it to know when to end by themselves.
     _go_on: watch::Sender<bool>,
+}
+
+/// What a member has for those who read from it while it is a replica.
+struct Reading {
+    address: SocketAddr,
+    reads: Arc<ReplicaReads>,
+    told: Arc<Told>,
+    /// Ends its registrations at name servers, which are there as long as it follows somebody.
+    registered: Mutex<Option<watch::Sender<bool>>>,
 }
 
 impl Mastership {
@@ -78,8 +91,14 @@ impl Mastership {
             naming_addresses: config.naming_addresses.clone(),
             pushes: Arc::new(Pushes::new(Arc::clone(net))),
             told: Told::new(config.naming_addresses.len(), runtime.clone()),
-            side: BrokerSide::in_group(Arc::clone(&forwards)),
+            side: BrokerSide::in_group(Arc::clone(&forwards), advertised),
             forwards,
+            reading: config.replication.read_address.map(|address| Reading {
+                address,
+                reads: Arc::new(ReplicaReads::new(config.replication.member.into(), delivery_options(config, advertised), env.clock.clone())),
+                told: Told::new(config.naming_addresses.len(), runtime.clone()),
+                registered: Mutex::default(),
+            }),
             table: OnceLock::new(),
             runtime: runtime.clone(),
             tenure: Mutex::default(),
@@ -125,7 +144,8 @@ impl Mastership {
             let registration = Registration {
                 identity: BrokerIdentity { id: 0, ..self.identity.clone() },
                 advertised: self.advertised,
-                delivery: Arc::clone(delivery),
+                delivery: Some(Arc::clone(delivery)),
+                of_group: true,
                 told: Arc::clone(&self.told),
                 name_server: address.clone(),
                 number,
@@ -135,8 +155,70 @@ impl Mastership {
         self.naming_addresses.iter().enumerate().map(one).collect()
     }
 
+    /// What it gives to read while it is a replica.
+    pub(super) fn reads(&self) -> Option<&Arc<ReplicaReads>> {
+        self.reading.as_ref().map(|reading| &reading.reads)
+    }
+
+    /// Makes it known where this member can be read from, under its own number, or that it can't be any more.
+    fn register_to_read(&self, is_replica: bool) {
+        let Some(reading) = &self.reading else { return };
+        let mut registered = reading.registered.lock();
+        if !is_replica {
+            if let Some(end) = registered.take() {
+                end.send_replace(true);
+            }
+            return;
+        }
+        if registered.is_some() {
+            return;
+        }
+        let end = watch::Sender::new(false);
+        for (number, name_server) in self.naming_addresses.iter().enumerate() {
+            let registration = Registration {
+                identity: BrokerIdentity { id: u64::from(self.id.0), ..self.identity.clone() },
+                advertised: reading.address,
+                delivery: None,
+                of_group: true,
+                told: Arc::clone(&reading.told),
+                name_server: name_server.clone(),
+                number,
+            };
+            self.runtime.spawn(registration.run(end.subscribe()));
+        }
+        *registered = Some(end);
+    }
+
+    /// Lets the master know all the time which replicas can be read from: those of the in-sync set, which hold all that is confirmed.
+    fn watch_replicas(&self, delivery: &Arc<Delivery>, go_on: &watch::Sender<bool>) {
+        if self.reading.is_none() {
+            return;
+        }
+        let (side, delivery, mut stop) = (Arc::clone(&self.side), Arc::downgrade(delivery), go_on.subscribe());
+        self.runtime.spawn(async move {
+            loop {
+                let asked = side.member().cloned();
+                // It may wait for a disk.
+                let Ok(status) = tokio::task::spawn_blocking(move || asked.map(|member| member.status())).await else { return };
+                let Some(delivery) = delivery.upgrade() else { return };
+                let replicas = status.into_iter().flat_map(|status| status.replicas);
+                let mut in_sync: Vec<_> =
+                    replicas.filter(|replica| replica.is_in_sync && replica.is_connected).map(|replica| replica.member.id.0.into()).collect();
+                in_sync.sort_unstable();
+                delivery.set_replicas_to_read(in_sync);
+                drop(delivery);
+                tokio::select! {
+                    () = tokio::time::sleep(REPLICAS_EVERY) => {}
+                    // The sender gone is a stop too.
+                    _ = stop.wait_for(|stop| *stop) => return,
+                }
+            }
+        });
+    }
+
     /// Ends what a master has, with everything written that has to be: for a stop.
     pub(super) fn close_delivery(&self) {
+        self.register_to_read(false);
         if let Some(tenure) = self.end() {
             tenure.delivery.close();
         }
@@ -148,7 +230,7 @@ impl Mastership {
         self.side.end();
         let tenure = self.tenure.lock().take()?;
         if let Some(table) = self.table.get() {
-            self.local().unregister(table);
+            self.local().lost(table);
         }
         // Without a word to the name servers: the next master has the same name and address there, and an unregistration could come after its registration.
         tenure.registrations.iter().for_each(JoinHandle::abort);
@@ -166,6 +248,7 @@ impl Service for Mastership {
         self.publish(&delivery).inspect_err(|_| delivery.abandon())?;
         let go_on = watch::Sender::new(false);
         let registrations = self.register(&delivery, &go_on);
+        self.watch_replicas(&delivery, &go_on);
         self.side.begin(Arc::new(BrokerProcessor::new(Arc::clone(&delivery), self.local(), Arc::clone(&self.told))));
         *self.tenure.lock() = Some(Tenure { epoch, delivery, registrations, _go_on: go_on });
         Ok(())
@@ -183,6 +266,10 @@ impl Service for Mastership {
     }
 
     fn master_is(&self, master: Option<&(MemberId, String)>) {
+        // Without a master it stays what it was: what it gives to read is right whoever comes next.
+        if let Some((id, _)) = master {
+            self.register_to_read(*id != self.id);
+        }
         self.forwards.set_master(match master {
             Some((id, _)) if *id == self.id => Master::Here,
             Some((_, place)) => Master::There(place.clone()),

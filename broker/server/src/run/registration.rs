@@ -3,7 +3,7 @@
 
 use crate::{
     config::BrokerIdentity,
-    processor::{Told, topic_to_wire},
+    processor::{OF_GROUP, Told, topic_to_wire},
 };
 use bytes::Bytes;
 use sluice_client::{ClientError, ClientOptions, Connection, Request};
@@ -35,7 +35,10 @@ const BACKOFF_MAX: Duration = Duration::from_secs(3);
 pub(super) struct Registration {
     pub(super) identity: BrokerIdentity,
     pub(super) advertised: SocketAddr,
-    pub(super) delivery: Arc<Delivery>,
+    /// Whose topics they are; `None`: a replica's, which registers none.
+    pub(super) delivery: Option<Arc<Delivery>>,
+    /// Whether it is a member of a group.
+    pub(super) of_group: bool,
     pub(super) told: Arc<Told>,
     pub(super) name_server: String,
     /// Which of the name servers this is for `told`.
@@ -94,7 +97,11 @@ impl Registration {
             None => Connection::open(&self.name_server, &ClientOptions { request_timeout: ANSWER_DEADLINE, ..ClientOptions::default() }, None).await?,
         };
         let body = Bytes::from(self.body().encode());
-        let request = Request::new(RequestCode::RegisterBroker, self.register_header(&body).encode()).with_body(body);
+        let mut header = self.register_header(&body).encode();
+        if self.of_group {
+            header.insert(OF_GROUP, "1");
+        }
+        let request = Request::new(RequestCode::RegisterBroker, header).with_body(body);
         let answer = open.request(request, ANSWER_DEADLINE).await?;
         // Kept also when it refuses: a name server forgets a broker whose connection ends, with all that it took before.
         *connection = Some(open.clone());
@@ -113,8 +120,9 @@ impl Registration {
     }
 
     fn body(&self) -> RegisterBrokerBody {
-        let version = self.delivery.topics().version();
-        let table = self.delivery.topics().list().iter().map(|topic| (topic.name.to_string(), topic_to_wire(topic))).collect();
+        let Some(delivery) = &self.delivery else { return RegisterBrokerBody::default() };
+        let version = delivery.topics().version();
+        let table = delivery.topics().list().iter().map(|topic| (topic.name.to_string(), topic_to_wire(topic))).collect();
         let data_version = body::DataVersion { counter: version.counter, state_version: version.state_version, timestamp: version.timestamp };
         RegisterBrokerBody {
             filter_server_list: Vec::new(),

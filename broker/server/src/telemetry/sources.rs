@@ -62,6 +62,13 @@ pub fn member_samples(status: &Status, samples: &mut Samples) {
     }
 }
 
+/// What a member gives to read while it is a replica: pulls that it answered with messages, and those that it sent to the master.
+pub fn read_samples((given, sent_on): (u64, u64), samples: &mut Samples) {
+    let help = "Pulls at this member's own address, by who was to answer them.";
+    samples.counter("sluice_replication_reads_total", help, &[("by", "replica")], given as f64);
+    samples.counter("sluice_replication_reads_total", help, &[("by", "master")], sent_on as f64);
+}
+
 /// Delivery's numbers: what came in and went out, and how far each group is behind.
 pub fn delivery_samples(delivery: &Delivery, samples: &mut Samples) {
     for counted in delivery.counters().read() {
