@@ -1,7 +1,7 @@
 //! Looks all the time at who is master, as each broker says on its own machine, and moves the group's address there, as a service of Kubernetes would.
 
 use super::{
-    bed::Bed,
+    bed::Mover,
     group::BROKERS,
     history::{History, node},
     load::{self, BROKER_PORT},
@@ -53,7 +53,7 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Begins to look; the runtimes are on the brokers' machines.
-    pub(super) fn begin(history: &History, beside: &[Runtime], bed: &Bed) -> Result<Self> {
+    pub(super) fn begin(history: &History, beside: &[Runtime], mover: Mover) -> Result<Self> {
         let seen: Arc<Mutex<Seen>> = Arc::default();
         let is_over: Arc<AtomicBool> = Arc::default();
         for (index, runtime) in beside.iter().enumerate() {
@@ -62,7 +62,7 @@ impl Watch {
             let admin = Admin::new(Client::new("127.0.0.1:9876", options).context("making a client")?);
             runtime.spawn(look(index, admin, history.clone(), seen.clone(), is_over.clone()));
         }
-        let (mover, seen_by_mover, ends) = (bed.mover(), seen.clone(), is_over.clone());
+        let (seen_by_mover, ends) = (seen.clone(), is_over.clone());
         let mover = thread::spawn(move || {
             let mut current = None;
             while !ends.load(Ordering::SeqCst) {
@@ -124,6 +124,12 @@ impl Watch {
     /// The newest epoch that anybody has been master of.
     pub(super) fn newest_epoch(&self) -> u64 {
         self.seen.lock().owners.keys().next_back().copied().unwrap_or_default()
+    }
+
+    /// Up to where all members of the in-sync set hold the master's log, as it said last.
+    pub(super) fn confirmed(&self) -> u64 {
+        let seen = self.seen.lock();
+        seen.said.iter().flatten().filter(|(status, _)| status.role == "master").map(|(status, _)| status.confirmed).max().unwrap_or_default()
     }
 
     /// Who was master of which epoch.
