@@ -1,5 +1,5 @@
-// Load for `cargo xtask chaos` with the official Go client, as e2e/clients/java's Load makes it with the Java one: a producer with its default settings, some
-// senders of which send without a pause to speak of, and a push consumer. The lines it prints are described there.
+// Load for `cargo xtask chaos` with the official Go client, as e2e/clients/java's Load makes it with the Java one: a producer with its default settings and a push
+// consumer. A send begins each so many milliseconds, whether those before it have ended or not, as long as a sender is free. The lines it prints are described there.
 package main
 
 import (
@@ -50,10 +50,10 @@ func main() {
 	}
 }
 
-// run NAMESRV TOPIC FIRST_PROCESS SENDERS PAUSE_MILLIS
+// run NAMESRV TOPIC FIRST_PROCESS SENDERS EVERY_MILLIS
 func run(arguments []string) error {
 	if len(arguments) != 5 {
-		return fmt.Errorf("want NAMESRV TOPIC FIRST_PROCESS SENDERS PAUSE_MILLIS, got %q", arguments)
+		return fmt.Errorf("want NAMESRV TOPIC FIRST_PROCESS SENDERS EVERY_MILLIS, got %q", arguments)
 	}
 	rlog.SetLogLevel("warn")
 	names, topic := strings.Split(arguments[0], ";"), arguments[1]
@@ -65,7 +65,7 @@ func run(arguments []string) error {
 	if err != nil {
 		return err
 	}
-	pause, err := strconv.Atoi(arguments[4])
+	every, err := strconv.Atoi(arguments[4])
 	if err != nil {
 		return err
 	}
@@ -80,12 +80,25 @@ func run(arguments []string) error {
 		return err
 	}
 	say("ready")
+	due := make(chan struct{})
+	go func() {
+		for range time.Tick(time.Duration(every) * time.Millisecond) {
+			select {
+			case due <- struct{}{}:
+			default: // What no sender is free for is left out.
+			}
+			if over.Load() {
+				close(due)
+				return
+			}
+		}
+	}()
 	var all sync.WaitGroup
 	for process := first; process < first+senders; process++ {
 		all.Add(1)
 		go func(process int) {
 			defer all.Done()
-			send(sends, topic, process, time.Duration(pause)*time.Millisecond)
+			send(sends, topic, process, due)
 		}(process)
 	}
 	// Nothing is ever said to this program; only the end counts.
@@ -104,8 +117,12 @@ func body(process, number int) []byte {
 	return append(head, bytes.Repeat([]byte("x"), (number*397+process)%2000)...)
 }
 
-func send(sends rocketmq.Producer, topic string, process int, pause time.Duration) {
-	for number := 1; !over.Load(); number++ {
+func send(sends rocketmq.Producer, topic string, process int, due <-chan struct{}) {
+	for number := 1; ; number++ {
+		<-due
+		if over.Load() {
+			return
+		}
 		message := primitive.NewMessage(topic, body(process, number))
 		begin := now()
 		result, err := sends.SendSync(context.Background(), message)
@@ -119,7 +136,6 @@ func send(sends rocketmq.Producer, topic string, process int, pause time.Duratio
 			outcome = fmt.Sprintf("ok %d %s", result.QueueOffset, result.OffsetMsgID)
 		}
 		say(fmt.Sprintf("sent %d %d %d %d %s", process, number, begin, now(), outcome))
-		time.Sleep(pause)
 	}
 }
 

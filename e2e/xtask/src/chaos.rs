@@ -28,7 +28,7 @@ mod watch;
 use crate::{places, sluice};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use bed::{Manner, Place};
+use bed::Manner;
 use faults::{Fault, Struck};
 use group::Scene;
 use history::Epochs;
@@ -76,7 +76,7 @@ pub(crate) struct Arguments {
     /// Which clients are the load; the official ones as they are, with their default settings
     #[arg(long, value_name = "NAMES", value_enum, value_delimiter = ',', default_values = ["ours", "java", "go"])]
     clients: Vec<Maker>,
-    /// How the group's address moves to a new master
+    /// What becomes of open connections when the group's address moves to a new master
     #[arg(long, value_name = "MANNER", value_enum, default_value = "reset")]
     address: Manner,
     /// Writes docs/failover.md: each fault alone, or those that are named, as often as is usual there
@@ -257,11 +257,12 @@ impl Run<'_> {
         self.programs.makers().try_for_each(|maker| scene.make_topic(master, maker.name(), 1))?;
         let begun = Instant::now();
         let load = Load::begin(&scene.history, &scene.namesrv(), &scene.clients, &scene.beside)?;
-        let official = Official::begin(self.programs, || scene.bed.command(Place::Clients), &scene.namesrv(), &scene.history, &self.folder)?;
+        let official = Official::begin(self.programs, || scene.client_command(), &scene.namesrv(), &scene.history, &self.folder)?;
         let mut times = Times::default();
         let worked = work(self, &mut scene, &mut times).and_then(|()| scene.await_whole()).and_then(|_| scene.pass(END));
         if let Err(error) = worked {
-            // What was acknowledged until then is worth a look all the same.
+            // What was acknowledged until then is worth a look all the same, when clients have told of it.
+            let _ = official.end(&scene.history);
             let found = scene.watch.findings();
             let judged = scene.epochs().and_then(|epochs| self.judge(name, &scene, &epochs, begun.elapsed(), times, found));
             let found = judged.map_or_else(|error| format!("{error:#}"), |row| row.complaints().join("\n"));

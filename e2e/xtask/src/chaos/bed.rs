@@ -217,18 +217,16 @@ impl Drop for Bed {
     }
 }
 
-/// How the group's address moves, and what becomes of what clients had open to the old place.
+/// What becomes of connections that clients have open at the group's address when it leads to another master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Manner {
-    /// The address is one of the master's machine; what is open is reset at once
+    /// They are reset, but after a planned switchover they stay with the old master, which forwards
     Reset,
-    /// The same, and nobody resets anything: the new master's machine does so when something comes that it does not know
-    Quiet,
-    /// Rules on the clients' machine lead connections to the master's own address, as kube-proxy's do: what is open stays with the old master
-    Proxied,
+    /// They stay with the old master, as with kube-proxy
+    Kept,
 }
 
-/// Moves the group's address.
+/// Moves the group's address. Rules on the clients' machine lead new connections to the master's own address, as kube-proxy's do; a connection stays where it was led.
 pub(super) struct Mover {
     manner: Manner,
     /// Namespaces, and where the machines were at the beginning.
@@ -238,17 +236,9 @@ pub(super) struct Mover {
 
 impl Mover {
     /// The address leads to that broker from now on.
-    pub(super) fn move_service(&self, from: Option<usize>, to: usize) -> Result<()> {
-        if self.manner == Manner::Proxied {
-            return self.lead_to(&self.brokers[to]);
-        }
-        let service = format!("{SERVICE}/32");
-        if let Some(from) = from {
-            ip(&["-n", &self.brokers[from].0, "addr", "del", &service, "dev", "eth0"])?;
-        }
-        ip(&["-n", &self.brokers[to].0, "addr", "add", &service, "dev", "eth0"])?;
-        ip(&["-n", &self.clients, "neigh", "flush", "dev", "eth0"])?;
-        if self.manner == Manner::Quiet {
+    pub(super) fn move_service(&self, to: usize, is_ordered: bool) -> Result<()> {
+        self.lead_to(&self.brokers[to])?;
+        if self.manner == Manner::Kept || is_ordered {
             return Ok(());
         }
         process::output(Command::new("ss").args(["-t", "-N", &self.clients, "-H", "-K", "dst", &SERVICE.to_string()]), DEADLINE).map(drop)

@@ -107,6 +107,13 @@ impl Scene {
         Ok(runtime.block_on(runtime.spawn(made)).context("making the topic")??)
     }
 
+    /// What begins the command of a client's program.
+    pub(super) fn client_command(&self) -> Command {
+        let mut command = self.bed.command(Place::Clients);
+        command.args(["sh", "-c", &own_mounts(None), "sh"]);
+        command
+    }
+
     /// Lets time pass, unless somebody wants the run to end.
     pub(super) fn pass(&self, time: Duration) -> Result<()> {
         let end = Instant::now() + time;
@@ -228,6 +235,7 @@ impl Scene {
         let to = to.map(|index| index as u32 + 1);
         let work = async move { admin.switch_over(&format!("127.0.0.1:{BROKER_PORT}"), to).await };
         let runtime = &self.beside[master];
+        self.watch.order();
         runtime.block_on(runtime.spawn(work)).context("switching over")??;
         Ok(())
     }

@@ -111,7 +111,7 @@ impl History {
     fn sends(&self, is_wanted: impl Fn(Outcome) -> bool) -> Vec<Acked> {
         let lines = self.lines.lock();
         let wanted = |line: &Line| match &line.event.what {
-            What::Send(sent) if is_wanted(sent.outcome) => Some(Acked { done: line.event.done, process: line.event.process }),
+            What::Send(sent) if is_wanted(sent.outcome) => Some(Acked { invoke: line.event.invoke, done: line.event.done, process: line.event.process }),
             _ => None,
         };
         let mut found: Vec<_> = lines.iter().filter_map(wanted).collect();
@@ -149,6 +149,7 @@ fn monotonic() -> u64 {
 /// The end of a send.
 #[derive(Clone, Copy)]
 pub(super) struct Acked {
+    pub(super) invoke: u64,
     pub(super) done: u64,
     pub(super) process: u32,
 }
@@ -174,7 +175,7 @@ mod tests {
     use super::*;
 
     fn acks(times: &[(u64, u32)]) -> Vec<Acked> {
-        times.iter().map(|&(done, process)| Acked { done, process }).collect()
+        times.iter().map(|&(done, process)| Acked { invoke: done, done, process }).collect()
     }
 
     #[test]

@@ -21,10 +21,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Senders of a client.
-const SENDERS: u32 = 4;
-/// Of each sender, between two sends.
-const PAUSE_MILLIS: u32 = 20;
+/// Sends of a client that may hang at the same time.
+const SENDERS: u32 = 400;
+/// A client begins a send each so many milliseconds, whether those before it have ended or not.
+const EVERY_MILLIS: u32 = 15;
 /// Requests that a client makes for a send by default.
 const ATTEMPTS: u32 = 3;
 const BUILD: Duration = Duration::from_secs(600);
@@ -58,8 +58,8 @@ impl Maker {
     pub(super) fn senders(self) -> std::ops::RangeInclusive<u32> {
         match self {
             Self::Ours => super::load::PRODUCERS,
-            Self::Java => 31..=30 + SENDERS,
-            Self::Go => 41..=40 + SENDERS,
+            Self::Java => 1001..=1000 + SENDERS,
+            Self::Go => 2001..=2000 + SENDERS,
         }
     }
 
@@ -142,7 +142,7 @@ impl Official {
             }
             let mut command = place();
             command.args(words).args([namesrv, maker.name(), &maker.senders().start().to_string()]);
-            command.args([SENDERS.to_string(), PAUSE_MILLIS.to_string()]).env("HOME", &programs.folder);
+            command.args([SENDERS.to_string(), EVERY_MILLIS.to_string()]).env("HOME", &programs.folder);
             let log = folder.join(format!("{}.log", maker.name()));
             let (running, told, says) = Background::start_talking(&mut command, &log)?;
             let said: Arc<Mutex<Said>> = Arc::default();
@@ -291,10 +291,10 @@ fn note_came(maker: Maker, words: &mut SplitWhitespace<'_>, history: &History, h
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct View {
     pub(super) maker: Maker,
-    /// The longest time without a successful send of any of its senders.
+    /// The longest time without a successful send.
     pub(super) gap: Duration,
-    /// The longest time that one of its senders was without.
-    pub(super) sender_gap: Duration,
+    /// The longest time that one send took, successful or not.
+    pub(super) slowest: Duration,
     /// Sends that failed past the client's own retries.
     pub(super) errors: usize,
 }
@@ -303,22 +303,21 @@ impl View {
     /// Of what came between `from` and `until`; a silence that has not ended counts up to `now`.
     pub(super) fn new(maker: Maker, history: &History, from: u64, until: u64) -> Self {
         let now = history.now();
-        let acks: Vec<Acked> = history.acks().into_iter().filter(|acked| maker.senders().contains(&acked.process)).collect();
-        let gap = |acks: Vec<Acked>| {
-            let open = acks.last().map(|last| Acked { done: now, ..*last });
-            let all: Vec<Acked> = acks.into_iter().chain(open).collect();
-            silence(&all, from, until).map(|(gap, _)| gap).unwrap_or_default()
-        };
-        let sender_gap = maker.senders().map(|sender| gap(acks.iter().copied().filter(|acked| acked.process == sender).collect())).max();
-        let errors = history.errors().iter().filter(|end| maker.senders().contains(&end.process) && (from..=until).contains(&end.done)).count();
-        Self { maker, gap: gap(acks), sender_gap: sender_gap.unwrap_or_default(), errors }
+        let is_own = |end: &Acked| maker.senders().contains(&end.process);
+        let acks: Vec<Acked> = history.acks().into_iter().filter(is_own).collect();
+        let errors: Vec<Acked> = history.errors().into_iter().filter(|end| is_own(end) && end.done > from && end.invoke < until).collect();
+        let slowest = acks.iter().chain(&errors).filter(|end| end.done > from && end.invoke < until).map(|end| end.done - end.invoke).max();
+        let open = acks.last().map(|last| Acked { done: now, ..*last });
+        let all: Vec<Acked> = acks.into_iter().chain(open).collect();
+        let gap = silence(&all, from, until).map(|(gap, _)| gap).unwrap_or_default();
+        Self { maker, gap, slowest: Duration::from_nanos(slowest.unwrap_or_default()), errors: errors.len() }
     }
 }
 
-/// Whether all of these clients' senders have had something acknowledged since `from`.
+/// Whether all of these clients have had something acknowledged since `from`.
 pub(super) fn all_send(mut makers: impl Iterator<Item = Maker>, history: &History, from: u64) -> bool {
     let recent = history.acked_since(from);
-    makers.all(|maker| maker.senders().all(|sender| recent.contains(&sender)))
+    makers.all(|maker| maker.senders().any(|sender| recent.contains(&sender)))
 }
 
 #[cfg(test)]
@@ -338,27 +337,27 @@ mod tests {
         let id = "C612006400002A9F00000000000000FF";
         let (history, said) = heard(&[
             "ready",
-            &format!("sent 31 7 5 9 ok 3 {id}"),
-            "sent 32 1 5 9 error of some kind",
-            "came 35 java-push 12 3 255 0 1 31 7 99",
+            &format!("sent 1001 7 5 9 ok 3 {id}"),
+            "sent 1002 1 5 9 error of some kind",
+            "came 1401 java-push 12 3 255 0 1 1001 7 99",
             "a library's own words",
         ]);
         assert!(said.is_ready && !said.is_quiet);
-        assert_eq!(said.acked, BTreeSet::from([(31, 7)]));
-        assert_eq!(said.came["java-push"], BTreeSet::from([(31, 7)]));
+        assert_eq!(said.acked, BTreeSet::from([(1001, 7)]));
+        assert_eq!(said.came["java-push"], BTreeSet::from([(1001, 7)]));
         assert_eq!((history.acks().len(), history.errors().len()), (1, 1));
-        assert_eq!((history.acks()[0].process, history.errors()[0].process), (31, 32));
+        assert_eq!((history.acks()[0].process, history.errors()[0].process), (1001, 1002));
     }
 
     #[test]
     fn a_line_that_is_cut_short_is_an_error_that_says_what_is_missing() {
-        let error = note(Maker::Go, "sent 41 1 5", &History::new(), &Mutex::default()).unwrap_err();
+        let error = note(Maker::Go, "sent 2001 1 5", &History::new(), &Mutex::default()).unwrap_err();
         assert_eq!(error.to_string(), "time is missing");
     }
 
     #[test]
     fn a_silence_that_has_not_ended_counts() {
-        let (history, _) = heard(&["sent 31 1 1 2 ok 0 C612006400002A9F0000000000000000"]);
+        let (history, _) = heard(&["sent 1001 1 1 2 ok 0 C612006400002A9F0000000000000000"]);
         thread::sleep(Duration::from_millis(20));
         let view = View::new(Maker::Java, &history, 1, history.now());
         assert!(view.gap >= Duration::from_millis(20), "{view:?}");

@@ -41,6 +41,8 @@ pub(super) type Owners = BTreeMap<u64, (usize, u64)>;
 struct Seen {
     said: [Said; BROKERS],
     owners: Owners,
+    /// Somebody has ordered the next change of master: the old one lives and forwards what comes to it.
+    is_ordered: bool,
     findings: Vec<String>,
 }
 
@@ -69,7 +71,8 @@ impl Watch {
                 thread::sleep(EVERY);
                 let Some((index, _)) = newest_master(&seen_by_mover.lock()) else { continue };
                 if current != Some(index) {
-                    if let Err(error) = mover.move_service(current, index) {
+                    let is_ordered = std::mem::take(&mut seen_by_mover.lock().is_ordered);
+                    if let Err(error) = mover.move_service(index, is_ordered) {
                         seen_by_mover.lock().findings.push(format!("the group's address could not be moved: {error:#}"));
                     }
                     current = Some(index);
@@ -87,6 +90,11 @@ impl Watch {
         {
             eprintln!("what moves the group's address has panicked");
         }
+    }
+
+    /// The next change of master is by order.
+    pub(super) fn order(&self) {
+        self.seen.lock().is_ordered = true;
     }
 
     /// What this broker said is no longer so: its process has ended.

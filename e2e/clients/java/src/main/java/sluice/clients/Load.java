@@ -5,6 +5,7 @@ import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
+import java.util.concurrent.Semaphore;
 import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.zip.CRC32;
 import org.apache.rocketmq.client.consumer.DefaultLitePullConsumer;
@@ -19,8 +20,8 @@ import org.apache.rocketmq.common.message.Message;
 import org.apache.rocketmq.common.message.MessageExt;
 
 /**
- * Load for {@code cargo xtask chaos}: a producer with its default settings, some threads of which send without a pause to speak of, a push and a pull consumer.
- * Each operation is a line of the output, with times of the machine's monotonic clock in nanoseconds:
+ * Load for {@code cargo xtask chaos}: a producer with its default settings, a push and a pull consumer. A send begins each so many milliseconds, whether those before
+ * it have ended or not, as long as a thread is free: a send that hangs does not keep others from being tried. Each thread is a process of the history. Each operation is a line of the output, with times of the machine's monotonic clock in nanoseconds:
  *
  * <pre>
  * sent PROCESS NUMBER BEGIN END ok OFFSET OFFSET_ID | error WHAT
@@ -37,17 +38,19 @@ final class Load {
     private final String topic;
     private final int firstProcess;
     private final int senders;
-    private final long pauseMillis;
+    private final long everyMillis;
+    /** Sends that are due. */
+    private final Semaphore due = new Semaphore(0);
 
     private Load(String[] arguments) {
         namesrv = arguments[0];
         topic = arguments[1];
         firstProcess = Integer.parseInt(arguments[2]);
         senders = Integer.parseInt(arguments[3]);
-        pauseMillis = Long.parseLong(arguments[4]);
+        everyMillis = Long.parseLong(arguments[4]);
     }
 
-    /** NAMESRV TOPIC FIRST_PROCESS SENDERS PAUSE_MILLIS; the consumers' processes follow those of the senders. */
+    /** NAMESRV TOPIC FIRST_PROCESS SENDERS EVERY_MILLIS; the consumers' processes follow those of the senders. */
     public static void main(String[] arguments) throws Exception {
         new Load(arguments).run();
     }
@@ -66,14 +69,36 @@ final class Load {
             thread.start();
             threads.add(thread);
         }
+        Thread clock = new Thread(this::beat, "clock");
+        clock.start();
         while (System.in.read() >= 0) {
             // Nothing is ever said to this program; only the end counts.
         }
         OVER.set(true);
+        clock.join();
+        due.release(senders);
         for (Thread thread : threads) {
             thread.join();
         }
         say("quiet");
+    }
+
+    private void beat() {
+        while (!OVER.get()) {
+            // What no thread is free for is left out.
+            if (due.availablePermits() == 0) {
+                due.release();
+            }
+            pause(everyMillis);
+        }
+    }
+
+    private static void pause(long millis) {
+        try {
+            Thread.sleep(millis);
+        } catch (InterruptedException e) {
+            OVER.set(true);
+        }
     }
 
     private static synchronized void say(String line) {
@@ -90,7 +115,11 @@ final class Load {
     }
 
     private void send(DefaultMQProducer producer, int process) {
-        for (int number = 1; !OVER.get(); number++) {
+        for (int number = 1;; number++) {
+            due.acquireUninterruptibly();
+            if (OVER.get()) {
+                return;
+            }
             Message message = new Message(topic, body(process, number));
             long begin = System.nanoTime();
             String outcome;
@@ -103,11 +132,6 @@ final class Load {
                 outcome = "error " + e.toString().replaceAll("\\s+", " ");
             }
             say("sent " + process + " " + number + " " + begin + " " + System.nanoTime() + " " + outcome);
-            try {
-                Thread.sleep(pauseMillis);
-            } catch (InterruptedException e) {
-                return;
-            }
         }
     }
 
