@@ -27,8 +27,8 @@ mod watch;
 
 use crate::{places, sluice};
 use anyhow::{Context, Result, bail, ensure};
-use clap::Args;
 use bed::Manner;
+use clap::Args;
 use faults::{Fault, Struck};
 use group::Scene;
 use history::Epochs;
@@ -333,6 +333,9 @@ impl Run<'_> {
             scene.restart(index)?;
             scene.await_whole()?;
         }
+        // No connection leads to who was master two times ago.
+        scene.bed.reset_clients()?;
+        scene.pass(CALM)?;
         let since = scene.history.now();
         scene.wait("each client sends", CLIENTS_BACK, |scene| official::all_send(self.programs.makers(), &scene.history, since).then_some(()))
     }

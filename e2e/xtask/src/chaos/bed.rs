@@ -202,6 +202,11 @@ impl Bed {
         process::output(Command::new("tc").args(["-n", &self.namespace(at), "qdisc", "del", "dev", "eth0", "root"]), DEADLINE).map(drop)
     }
 
+    /// Clients connect anew to whom the group's address leads to now.
+    pub(super) fn reset_clients(&self) -> Result<()> {
+        reset(&self.namespace(Place::Clients))
+    }
+
     /// What moves the group's address.
     pub(super) fn mover(&self, manner: Manner) -> Mover {
         let brokers = (0..BROKERS).map(|index| (self.namespace(Place::Broker(index)), Place::Broker(index).first_address())).collect();
@@ -241,7 +246,7 @@ impl Mover {
         if self.manner == Manner::Kept || is_ordered {
             return Ok(());
         }
-        process::output(Command::new("ss").args(["-t", "-N", &self.clients, "-H", "-K", "dst", &SERVICE.to_string()]), DEADLINE).map(drop)
+        reset(&self.clients)
     }
 
     fn lead_to(&self, (namespace, first): &(String, Ipv4Addr)) -> Result<()> {
@@ -253,6 +258,11 @@ impl Mover {
         );
         nft(Command::new("ip").args(["netns", "exec", &self.clients]), &rules)
     }
+}
+
+/// Resets what is open from there to the group's address.
+fn reset(clients: &str) -> Result<()> {
+    process::output(Command::new("ss").args(["-t", "-N", clients, "-H", "-K", "dst", &SERVICE.to_string()]), DEADLINE).map(drop)
 }
 
 /// Has nft, which the command runs, do this.

@@ -269,8 +269,7 @@ impl Scene {
         for (index, log) in logs.iter().enumerate() {
             let sum = log.checksum(from, to).with_context(|| format!("in the log of b{}, which has to reach {to}", index + 1))?;
             // Indexes can't be looked at from outside.
-            let digest =
-                Digest { node: node(index), from: CommitLogOffset(from), to: CommitLogOffset(to), log: sum, index_stored: 0, index_rebuilt: 0 };
+            let digest = Digest { node: node(index), from: CommitLogOffset(from), to: CommitLogOffset(to), log: sum, index_stored: 0, index_rebuilt: 0 };
             self.history.note(What::Digest(digest));
         }
         Ok(())
