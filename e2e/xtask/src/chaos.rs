@@ -92,6 +92,8 @@ pub(crate) struct Arguments {
 
 /// Between a whole group and the next fault.
 const CALM: Duration = Duration::from_millis(1500);
+/// Clients have connected anew, and with [`CALM`] the sends are over that hung for it: Go's client waits for 3 s.
+const ANEW: Duration = Duration::from_secs(2);
 /// Longest silence that is waited for after a fault.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// A write succeeds this long after a fault has been mended.
@@ -127,7 +129,8 @@ fn run_in(arguments: &Arguments, binary: &Path, folder: &Path) -> Result<()> {
     let is_interrupted = watch_for_interrupts()?;
     let programs = Programs::build(&arguments.clients, folder)?;
     let run = |name: &str| Run { arguments, binary, programs: &programs, folder: folder.join(name), is_interrupted: &is_interrupted };
-    let (mixture, alone) = plan(arguments);
+    let time = Duration::from_secs(60 * arguments.minutes);
+    let (mixture, alone) = plan(&arguments.fault, arguments.each || arguments.write_docs, time);
     let mut rows = Vec::new();
     let done = |name: &str, outcome: Result<Option<Row>>| -> Result<Option<Row>> {
         ensure!(!is_interrupted.load(Ordering::SeqCst), "interrupted");
@@ -170,21 +173,18 @@ fn beside(arguments: &Arguments, folder: &Path) -> Result<()> {
 }
 
 /// How long the mixture is, if there is one, and which faults come alone.
-fn plan(arguments: &Arguments) -> (Option<Duration>, Vec<Fault>) {
+fn plan(named: &[Fault], each: bool, time: Duration) -> (Option<Duration>, Vec<Fault>) {
     let all = Fault::all().to_vec();
-    match arguments.fault.as_slice() {
-        [] if arguments.each || arguments.write_docs => (None, all),
-        [] => {
-            let time = Duration::from_secs(60 * arguments.minutes);
-            let alone: Duration = all.iter().map(|fault| AROUND + fault.lasts(true)).sum();
-            match time.checked_sub(alone).filter(|left| *left >= MIXTURE_MIN) {
-                Some(left) => (Some(left), all),
-                None => (Some(time), Vec::new()),
-            }
-        }
-        some => (None, some.to_vec()),
+    if !named.is_empty() || each {
+        return (None, if named.is_empty() { all } else { named.to_vec() });
+    }
+    let alone: Duration = all.iter().map(|fault| AROUND + fault.lasts(true)).sum();
+    match time.checked_sub(alone).filter(|left| *left >= MIXTURE_MIN) {
+        Some(left) => (Some(left), all),
+        None => (Some(time), Vec::new()),
     }
 }
+
 /// Set when somebody wants the run to end: namespaces and mounts must not stay behind.
 fn watch_for_interrupts() -> Result<Arc<AtomicBool>> {
     use tokio::signal::unix::{SignalKind, signal};
@@ -335,7 +335,7 @@ impl Run<'_> {
         }
         // No connection leads to who was master two times ago.
         scene.bed.reset_clients()?;
-        scene.pass(CALM)?;
+        scene.pass(ANEW)?;
         let since = scene.history.now();
         scene.wait("each client sends", CLIENTS_BACK, |scene| official::all_send(self.programs.makers(), &scene.history, since).then_some(()))
     }
@@ -367,5 +367,21 @@ impl Random {
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0 % below
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_an_hour_has_a_mixture_and_each_fault_alone_and_two_minutes_a_mixture() {
+        let minutes = |number: u64| Duration::from_secs(60 * number);
+        let (mixture, alone) = plan(&[], false, minutes(30));
+        assert!(mixture.is_some_and(|time| (minutes(5)..minutes(15)).contains(&time)), "{mixture:?}");
+        assert_eq!(alone, Fault::all());
+        assert_eq!(plan(&[], false, minutes(2)), (Some(minutes(2)), vec![]));
+        assert_eq!(plan(&[Fault::Ring], false, minutes(30)), (None, vec![Fault::Ring]));
+        assert_eq!(plan(&[], true, minutes(2)), (None, Fault::all().to_vec()));
     }
 }

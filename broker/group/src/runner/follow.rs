@@ -44,7 +44,7 @@ fn follow(shared: &Shared, master: MemberId, epoch: Epoch, me: Member, store: &A
         return shared.pause(timing.lease);
     };
     // Not longer: while a machine that is gone is asked, another master may be elected, which waits for this replica.
-    let connection = match shared.env.net.connect(address, timing.beat()) {
+    let connection = match shared.env.net.connect(address, timing.renewal() / 2) {
         Ok(connection) => connection,
         Err(error) => {
             if error.kind() == io::ErrorKind::ConnectionRefused {
