@@ -115,7 +115,6 @@ fn java(folder: &Path, library: &Path, heap: &str, class: &str, conf: &Path, log
 }
 
 /// The same by a command that runs its arguments.
-#[expect(clippy::too_many_arguments, reason = "the words of one command line")]
 fn java_by(mut command: Command, folder: &Path, library: &Path, heap: &str, class: &str, conf: &Path, log: &str) -> Result<Background> {
     let home = folder.join("home");
     command.arg("java").env("ROCKETMQ_HOME", &home).current_dir(folder).args([format!("-Xms{heap}"), format!("-Xmx{heap}"), "-XX:+UseG1GC".into()]);

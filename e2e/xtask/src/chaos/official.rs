@@ -138,7 +138,7 @@ impl Official {
         let mut clients = Vec::new();
         for (maker, words) in &programs.commands {
             for group in maker.groups() {
-                history.note(What::Started(Started { group: Group::new(*group)?, topic: Topic::new(maker.name())? }));
+                history.note(What::Started(Started { group: Group::new(group)?, topic: Topic::new(maker.name())? }));
             }
             let mut command = place();
             command.args(words).args([namesrv, maker.name(), &maker.senders().start().to_string()]);
@@ -189,7 +189,7 @@ impl Official {
         for client in &mut self.clients {
             client.running.kill();
             for group in client.maker.groups() {
-                history.note(What::Drained(Drained { group: Group::new(*group)?, topic: Topic::new(client.maker.name())? }));
+                history.note(What::Drained(Drained { group: Group::new(group)?, topic: Topic::new(client.maker.name())? }));
             }
         }
         Ok(late.iter().map(|error| format!("{error:#}")).collect())
