@@ -7,8 +7,11 @@
 //! | `chaos/group.rs` | the processes and their disks |
 //! | `chaos/watch.rs` | who is master; moves the group's address there |
 //! | `chaos/load.rs` | producers and consumers |
+//! | `chaos/official.rs` | the official Java and Go clients beside them |
 //! | `chaos/history.rs` | what they were told, for the judge in `broker/history` |
+//! | `chaos/logs.rs` | the members' logs at the end |
 //! | `chaos/faults.rs` | what goes wrong |
+//! | `chaos/rocketmq.rs` | the same clients and faults with RocketMQ |
 //! | `chaos/report.rs` | tables |
 
 mod bed;
@@ -16,18 +19,25 @@ mod faults;
 mod group;
 mod history;
 mod load;
+mod logs;
+mod official;
 mod report;
+mod rocketmq;
 mod watch;
 
 use crate::{places, sluice};
 use anyhow::{Context, Result, bail, ensure};
+use bed::Manner;
 use clap::Args;
 use faults::{Fault, Struck};
 use group::Scene;
+use history::Epochs;
 use load::Load;
-use report::{Row, Times};
+use official::{Maker, Official, Programs};
+use report::{Isolated, Over, Row, Times};
 use sluice_history::{Check, Config, Mode, Report, What};
 use std::{
+    fs,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -57,15 +67,24 @@ pub(crate) struct Arguments {
     /// How long each fault lasts, in place of what is usual for it
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: Option<u64>,
-    /// How long the mixture lasts
+    /// How long all takes: the mixture, and, if there is time for it, each fault alone behind it
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=600))]
     minutes: u64,
     /// Makes the mixture's order and its pauses repeatable
     #[arg(long, default_value_t = 1, value_name = "N")]
     seed: u64,
+    /// Which clients are the load; the official ones as they are, with their default settings
+    #[arg(long, value_name = "NAMES", value_enum, value_delimiter = ',', default_values = ["ours", "java", "go"])]
+    clients: Vec<Maker>,
+    /// What becomes of open connections when the group's address moves to a new master
+    #[arg(long, value_name = "MANNER", value_enum, default_value = "reset")]
+    address: Manner,
     /// Writes docs/failover.md: each fault alone, or those that are named, as often as is usual there
     #[arg(long)]
     write_docs: bool,
+    /// What the official clients see of Apache RocketMQ in controller mode: of kill-master, pause-master and isolate-master, or what --fault names of these
+    #[arg(long, conflicts_with_all = ["each", "seconds"])]
+    peer: bool,
     /// Keeps logs, data and history
     #[arg(long)]
     keep: bool,
@@ -73,10 +92,18 @@ pub(crate) struct Arguments {
 
 /// Between a whole group and the next fault.
 const CALM: Duration = Duration::from_millis(1500);
+/// Clients have connected anew, and with [`CALM`] the sends are over that hung for it: Go's client waits for 3 s.
+const ANEW: Duration = Duration::from_secs(2);
 /// Longest silence that is waited for after a fault.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// A write succeeds this long after a fault has been mended.
 const WRITE_WITHIN: Duration = Duration::from_secs(30);
+/// Longest wait for all official clients to send again after a fault.
+const CLIENTS_BACK: Duration = Duration::from_secs(60);
+/// What a fault alone takes besides the time that it lasts.
+const AROUND: Duration = Duration::from_secs(40);
+/// A shorter mixture is not worth its start.
+const MIXTURE_MIN: Duration = Duration::from_secs(120);
 /// Undisturbed load before the end.
 const END: Duration = Duration::from_secs(3);
 /// What a run must have acknowledged to show anything, a second.
@@ -90,9 +117,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if !bed::possible()? {
         return Ok(());
     }
-    let binary = sluice::binary(&arguments.binary)?;
     let folder = tempfile::Builder::new().prefix("sluice-chaos-").tempdir().context("making a temporary directory")?;
-    let outcome = run_in(arguments, &binary, folder.path());
+    let outcome = if arguments.peer { beside(arguments, folder.path()) } else { run_in(arguments, &sluice::binary(&arguments.binary)?, folder.path()) };
     if outcome.is_err() || arguments.keep {
         eprintln!("logs, data and histories are kept in {}", folder.keep().display());
     }
@@ -101,33 +127,62 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 fn run_in(arguments: &Arguments, binary: &Path, folder: &Path) -> Result<()> {
     let is_interrupted = watch_for_interrupts()?;
-    let mut complaints = Vec::new();
-    let alone: Vec<Fault> = match arguments.fault.as_slice() {
-        [] if arguments.each || arguments.write_docs => Fault::all().to_vec(),
-        some => some.to_vec(),
-    };
+    let programs = Programs::build(&arguments.clients, folder)?;
+    let run = |name: &str| Run { arguments, binary, programs: &programs, folder: folder.join(name), is_interrupted: &is_interrupted };
+    let time = Duration::from_secs(60 * arguments.minutes);
+    let (mixture, alone) = plan(&arguments.fault, arguments.each || arguments.write_docs, time);
     let mut rows = Vec::new();
-    println!("{}", report::HEAD);
-    for fault in &alone {
+    let done = |name: &str, outcome: Result<Option<Row>>| -> Result<Option<Row>> {
+        ensure!(!is_interrupted.load(Ordering::SeqCst), "interrupted");
+        let row = outcome.unwrap_or_else(|error| Some(Row::failed(name, &error)));
+        row.iter().for_each(Row::print);
+        Ok(row)
+    };
+    if let Some(time) = mixture {
+        rows.extend(done("mixture", run("mixture").mixture(time).map(Some))?);
+    }
+    for fault in alone {
         let runs = arguments.runs.unwrap_or(if arguments.write_docs { fault.runs() } else { 1 });
-        let run = Run { binary, folder: folder.join(fault.name()), is_interrupted: &is_interrupted, seconds: arguments.seconds, seed: arguments.seed };
-        let Some(row) = run.alone(*fault, runs).with_context(|| format!("with {}", fault.name()))? else { continue };
-        println!("{}", row.line());
-        complaints.extend(row.complaints());
-        rows.push(row);
+        rows.extend(done(&fault.name(), run(&fault.name()).alone(fault, runs))?);
     }
-    if alone.is_empty() {
-        let run = Run { binary, folder: folder.join("mixture"), is_interrupted: &is_interrupted, seconds: arguments.seconds, seed: arguments.seed };
-        let row = run.mixture(Duration::from_secs(60 * arguments.minutes)).with_context(|| format!("in the mixture with seed {}", arguments.seed))?;
-        println!("{}", row.line());
-        complaints.extend(row.complaints());
-    }
+    report::print_all(&rows);
+    let complaints: Vec<String> = rows.iter().flat_map(Row::complaints).collect();
     ensure!(complaints.is_empty(), "chaos does harm:\n{}", complaints.join("\n"));
     if arguments.write_docs {
         report::write(&places::root().join("docs/failover.md"), &rows)?;
     }
     println!("chaos: nothing acknowledged was lost");
     Ok(())
+}
+
+/// What official clients see of RocketMQ.
+fn beside(arguments: &Arguments, folder: &Path) -> Result<()> {
+    let is_interrupted = watch_for_interrupts()?;
+    let programs = Programs::build(&arguments.clients, folder)?;
+    let faults = if arguments.fault.is_empty() { rocketmq::FAULTS.to_vec() } else { arguments.fault.clone() };
+    let runs = arguments.runs.unwrap_or(if arguments.write_docs { rocketmq::RUNS } else { 1 });
+    let mut lines = Vec::new();
+    for fault in faults {
+        lines.extend(rocketmq::measure(fault, runs, &programs, &folder.join(fault.name()), &is_interrupted).with_context(|| format!("with {}", fault.name()))?);
+    }
+    report::print_clients(&lines);
+    if arguments.write_docs {
+        report::write_clients(&places::root().join("docs/failover.md"), lines)?;
+    }
+    Ok(())
+}
+
+/// How long the mixture is, if there is one, and which faults come alone.
+fn plan(named: &[Fault], each: bool, time: Duration) -> (Option<Duration>, Vec<Fault>) {
+    let all = Fault::all().to_vec();
+    if !named.is_empty() || each {
+        return (None, if named.is_empty() { all } else { named.to_vec() });
+    }
+    let alone: Duration = all.iter().map(|fault| AROUND + fault.lasts(true)).sum();
+    match time.checked_sub(alone).filter(|left| *left >= MIXTURE_MIN) {
+        Some(left) => (Some(left), all),
+        None => (Some(time), Vec::new()),
+    }
 }
 
 /// Set when somebody wants the run to end: namespaces and mounts must not stay behind.
@@ -150,11 +205,11 @@ fn watch_for_interrupts() -> Result<Arc<AtomicBool>> {
 
 /// A run on a bed of its own.
 struct Run<'a> {
+    arguments: &'a Arguments,
     binary: &'a Path,
+    programs: &'a Programs,
     folder: PathBuf,
     is_interrupted: &'a Arc<AtomicBool>,
-    seconds: Option<u64>,
-    seed: u64,
 }
 
 impl Run<'_> {
@@ -174,7 +229,7 @@ impl Run<'_> {
 
     /// All faults in an order that the seed decides, until the time is over.
     fn mixture(&self, time: Duration) -> Result<Row> {
-        let mut random = Random::new(self.seed);
+        let mut random = Random::new(self.arguments.seed);
         let mut faults: Vec<Fault> = Fault::all().to_vec();
         if !group::has_own_clocks()? {
             faults.retain(|fault| *fault != Fault::ClockJump);
@@ -196,28 +251,48 @@ impl Run<'_> {
 
     /// Load, what `work` does, a quiet end, and the judgement.
     fn go(&self, name: &str, work: impl FnOnce(&Self, &mut Scene, &mut Times) -> Result<()>) -> Result<Row> {
-        let mut scene = Scene::start(self.binary, &self.folder, self.is_interrupted)?;
+        let mut scene = Scene::start(self.binary, &self.folder, self.arguments.address, self.is_interrupted)?;
         scene.history.note(What::Configure(config()));
+        let master = scene.master()?;
+        self.programs.makers().try_for_each(|maker| scene.make_topic(master, maker.name(), 1))?;
         let begun = Instant::now();
         let load = Load::begin(&scene.history, &scene.namesrv(), &scene.clients, &scene.beside)?;
+        let official = Official::begin(self.programs, || scene.client_command(), &scene.namesrv(), &scene.history, &self.folder)?;
         let mut times = Times::default();
         let worked = work(self, &mut scene, &mut times).and_then(|()| scene.await_whole()).and_then(|_| scene.pass(END));
         if let Err(error) = worked {
-            // What was acknowledged until then is worth a look all the same.
-            let judged = self.judge(name, &scene, begun.elapsed(), times, scene.watch.findings());
+            // What was acknowledged until then is worth a look all the same, when clients have told of it.
+            let _ = official.end(&scene.history);
+            let found = scene.watch.findings();
+            let judged = scene.epochs().and_then(|epochs| self.judge(name, &scene, &epochs, begun.elapsed(), times, found));
             let found = judged.map_or_else(|error| format!("{error:#}"), |row| row.complaints().join("\n"));
             bail!("{error:#}\nand so far:\n{found}");
         }
-        let findings = load.end(&scene.clients)?;
-        let findings = [findings, scene.watch.findings()].concat();
-        self.judge(name, &scene, begun.elapsed(), times, findings)
+        let took = begun.elapsed();
+        let findings = [load.end(&scene.clients)?, official.end(&scene.history)?, scene.watch.findings()].concat();
+        scene.await_whole()?;
+        let epochs = scene.epochs()?;
+        scene.pass(CALM)?;
+        scene.digest()?;
+        let row = self.judge(name, &scene, &epochs, took, times, findings)?;
+        drop(scene);
+        self.tidy(&row)?;
+        Ok(row)
     }
 
-    fn judge(&self, name: &str, scene: &Scene, took: Duration, times: Times, findings: Vec<String>) -> Result<Row> {
-        let report: Report = scene.history.judge(&scene.epochs()?, &self.folder.join("history.jsonl"))?;
+    /// What nobody will look at is removed: a run's disks are large.
+    fn tidy(&self, row: &Row) -> Result<()> {
+        if self.arguments.keep || !row.complaints().is_empty() {
+            return Ok(());
+        }
+        fs::remove_dir_all(&self.folder).with_context(|| format!("removing {}", self.folder.display()))
+    }
+
+    fn judge(&self, name: &str, scene: &Scene, epochs: &Epochs, took: Duration, times: Times, findings: Vec<String>) -> Result<Row> {
+        let report: Report = scene.history.judge(epochs, &self.folder.join("history.jsonl"))?;
         let mut complaints = findings;
         complaints.extend(report.violations().iter().map(ToString::to_string));
-        for check in [Check::C1, Check::C2, Check::C4, Check::C5, Check::C11, Check::C13] {
+        for check in [Check::C1, Check::C2, Check::C4, Check::C5, Check::C11, Check::C12, Check::C13] {
             if report.judged(check) == 0 {
                 complaints.push(format!("{check} had nothing to judge: the run has shown nothing"));
             }
@@ -230,44 +305,49 @@ impl Run<'_> {
 
     /// One fault, from a whole group to a whole group.
     fn one(&self, fault: Fault, scene: &mut Scene, is_alone: bool, times: &mut Times) -> Result<()> {
-        calm(scene)?;
+        self.calm(scene)?;
         scene.pass(CALM)?;
-        let lasts = self.seconds.map_or_else(|| fault.lasts(is_alone), Duration::from_secs);
+        let lasts = self.arguments.seconds.map_or_else(|| fault.lasts(is_alone), Duration::from_secs);
         let before = scene.history.now();
         let struck = fault.strike(scene)?;
         scene.pass(lasts)?;
-        let isolated = (fault == Fault::IsolateMaster).then(|| told_by_old_master(scene, &struck));
-        let (at, epoch) = (struck.at, struck.epoch);
+        let isolated = (fault == Fault::IsolateMaster).then(|| told_by_old_master(scene, &struck)).flatten();
+        let (at, epoch) = (struck.at.max(before), struck.epoch);
         struck.mend(fault, scene)?;
         let whole = Instant::now();
         scene.await_whole().context("after it was mended")?;
         scene.pass(CALM)?;
-        times.add(fault, scene, at.max(before), SILENCE_MAX.min(lasts + whole.elapsed()), isolated, epoch);
-        if let Some((told, _)) = isolated.filter(|(told, _)| *told > 0) {
-            bail!("the old master, cut off from all others, acknowledged {told} messages after epoch {} had begun", scene.watch.newest_epoch());
+        times.add(Over { fault, at, within: SILENCE_MAX.min(lasts + whole.elapsed()), isolated, epoch }, scene, self.programs.makers());
+        if let Some(told) = isolated.filter(|told| told.acked > 0) {
+            bail!("the old master, cut off from all others, acknowledged {} messages after epoch {} had begun", told.acked, scene.watch.newest_epoch());
         }
         Ok(())
     }
-}
 
-/// A replica that has seen several changes of master within minutes waits longer before the next one. So it is started anew: each fault is to be the first one.
-fn calm(scene: &mut Scene) -> Result<()> {
-    scene.await_whole()?;
-    for index in scene.watch.hesitating() {
-        scene.kill(index);
-        scene.restart(index)?;
+    /// A replica that has seen several changes of master within minutes waits longer before the next one. So it is started anew: each fault is to be the first one,
+    /// for clients too.
+    fn calm(&self, scene: &mut Scene) -> Result<()> {
         scene.await_whole()?;
+        for index in scene.watch.hesitating() {
+            scene.kill(index);
+            scene.restart(index)?;
+            scene.await_whole()?;
+        }
+        // No connection leads to who was master two times ago.
+        scene.bed.reset_clients()?;
+        scene.pass(ANEW)?;
+        let since = scene.history.now();
+        scene.wait("each client sends", CLIENTS_BACK, |scene| official::all_send(self.programs.makers(), &scene.history, since).then_some(()))
     }
-    Ok(())
 }
 
-/// What the isolated master told the client beside it after a new epoch was known, and whether there was one.
-fn told_by_old_master(scene: &Scene, struck: &Struck) -> (usize, bool) {
-    let Some((_, (_, begun))) = scene.watch.owners().into_iter().find(|(epoch, (index, _))| *epoch > struck.epoch && *index != struck.index) else {
-        return (0, false);
-    };
+/// What the isolated master told the client beside it after a new epoch was known, if there was one.
+fn told_by_old_master(scene: &Scene, struck: &Struck) -> Option<Isolated> {
+    let owners = scene.watch.owners();
+    let (_, (_, begun)) = owners.into_iter().find(|(epoch, (index, _))| *epoch > struck.epoch && *index != struck.index)?;
     let process = load::direct(struck.index);
-    (scene.history.acks().iter().filter(|acked| acked.process == process && acked.done > begun).count(), true)
+    let acked = scene.history.acks().iter().filter(|acked| acked.process == process && acked.done > begun).count();
+    Some(Isolated { acked, tried: scene.history.tried_since(process, begun) })
 }
 
 fn config() -> Config {
@@ -287,5 +367,21 @@ impl Random {
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0 % below
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_an_hour_has_a_mixture_and_each_fault_alone_and_two_minutes_a_mixture() {
+        let minutes = |number: u64| Duration::from_secs(60 * number);
+        let (mixture, alone) = plan(&[], false, minutes(30));
+        assert!(mixture.is_some_and(|time| (minutes(5)..minutes(15)).contains(&time)), "{mixture:?}");
+        assert_eq!(alone, Fault::all());
+        assert_eq!(plan(&[], false, minutes(2)), (Some(minutes(2)), vec![]));
+        assert_eq!(plan(&[Fault::Ring], false, minutes(30)), (None, vec![Fault::Ring]));
+        assert_eq!(plan(&[], true, minutes(2)), (None, Fault::all().to_vec()));
     }
 }

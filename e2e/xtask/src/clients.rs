@@ -151,12 +151,21 @@ fn program_names() -> Result<Vec<String>> {
     Ok(names.lines().map(str::to_owned).collect())
 }
 
+/// Where Java finds the programs in `e2e/clients/java` and the client they use; compiled.
+pub(crate) fn class_path() -> Result<String> {
+    Ok(class_path_with(&library(false)?, &programs()?))
+}
+
+fn class_path_with(library: &Path, classes: &Path) -> String {
+    format!("{}:{}/*", classes.display(), library.display())
+}
+
 fn main_program(library: &Path) -> Result<Command> {
     let classes = programs()?;
     let logs = places::cache()?.join("client-logs");
     let mut command = Command::new("java");
     command.arg("-Xmx1g").arg(format!("-Drocketmq.log.root={}", logs.display()));
-    command.arg("-cp").arg(format!("{}:{}/*", classes.display(), library.display())).arg("sluice.clients.Main");
+    command.arg("-cp").arg(class_path_with(library, &classes)).arg("sluice.clients.Main");
     Ok(command)
 }
 

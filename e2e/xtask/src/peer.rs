@@ -111,12 +111,48 @@ fn make_home(folder: &Path) -> Result<()> {
 }
 
 fn java(folder: &Path, library: &Path, heap: &str, class: &str, conf: &Path, log: &str) -> Result<Background> {
-    let mut command = Command::new("java");
+    java_by(Command::new("env"), folder, library, heap, class, conf, log)
+}
+
+/// The same by a command that runs its arguments.
+fn java_by(mut command: Command, folder: &Path, library: &Path, heap: &str, class: &str, conf: &Path, log: &str) -> Result<Background> {
     let home = folder.join("home");
-    command.env("ROCKETMQ_HOME", &home).current_dir(folder).args([format!("-Xms{heap}"), format!("-Xmx{heap}"), "-XX:+UseG1GC".into()]);
+    command.arg("java").env("ROCKETMQ_HOME", &home).current_dir(folder).args([format!("-Xms{heap}"), format!("-Xmx{heap}"), "-XX:+UseG1GC".into()]);
     command.arg(format!("-XX:MaxDirectMemorySize={heap}")).arg(format!("-Duser.home={}", home.display())).args(OPENS);
     command.arg("-cp").arg(library.join("*")).arg(class).arg("-c").arg(conf);
     Background::start(&mut command, &folder.join(log))
+}
+
+/// Starts a name server with a controller in it, on the machine that the command runs its arguments on.
+pub(crate) fn start_controller(by: Command, folder: &Path, address: Ipv4Addr, naming: u16, controller: u16) -> Result<Background> {
+    make_home(folder)?;
+    let conf = folder.join("naming.conf");
+    write(
+        &conf,
+        &format!(
+            "listenPort={naming}\nenableControllerInNamesrv=true\ncontrollerDLegerGroup=controllers\ncontrollerDLegerPeers=n0-{address}:{controller}\n\
+             controllerDLegerSelfId=n0\ncontrollerStorePath={}\n",
+            folder.join("controller").display()
+        ),
+    )?;
+    java_by(by, folder, &clients::library(true)?, "512m", "org.apache.rocketmq.namesrv.NamesrvStartup", &conf, "naming.log")
+}
+
+/// Starts a broker that the controller makes master or slave; both flushes are synchronous, and a send is acknowledged when all of the in-sync set have it.
+pub(crate) fn start_controlled(by: Command, folder: &Path, own: Ipv4Addr, port: u16, namesrv: &str, controller: &str) -> Result<Background> {
+    make_home(folder)?;
+    let (conf, store) = (folder.join("broker.conf"), folder.join("store"));
+    write(
+        &conf,
+        &format!(
+            "brokerClusterName=Peer\nbrokerName=peer-a\nbrokerId=-1\nbrokerRole=SYNC_MASTER\nenableControllerMode=true\ncontrollerAddr={controller}\n\
+             namesrvAddr={namesrv}\nbrokerIP1={own}\nbrokerIP2={own}\nlistenPort={port}\nhaListenPort={}\nallAckInSyncStateSet=true\n\
+             storePathRootDir={store}\nstorePathCommitLog={store}/commitlog\nflushDiskType=SYNC_FLUSH\nmappedFileSizeCommitLog=67108864\ndiskMaxUsedSpaceRatio=95\n",
+            port + 1,
+            store = store.display(),
+        ),
+    )?;
+    java_by(by, folder, &clients::library(true)?, "1g", "org.apache.rocketmq.broker.BrokerStartup", &conf, "broker.log")
 }
 
 /// A broker listens some time before the name server knows it.

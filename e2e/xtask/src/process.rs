@@ -9,7 +9,7 @@ use std::{
     net::{SocketAddr, TcpStream},
     os::unix::process::CommandExt,
     path::Path,
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -32,6 +32,16 @@ impl Background {
         let err = out.try_clone().context("sharing a log file")?;
         command.stdin(Stdio::null()).stdout(out).stderr(err);
         Self::spawn(command)
+    }
+
+    /// Starts it with its errors in `log`; what it is told, and what it says.
+    pub(crate) fn start_talking(command: &mut Command, log: &Path) -> Result<(Self, ChildStdin, ChildStdout)> {
+        let errors = File::options().create(true).append(true).open(log).with_context(|| format!("opening {}", log.display()))?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors);
+        let mut running = Self::spawn(command)?;
+        let told = running.child.stdin.take().context("a piped input is there")?;
+        let says = running.child.stdout.take().context("a piped output is there")?;
+        Ok((running, told, says))
     }
 
     fn spawn(command: &mut Command) -> Result<Self> {

@@ -43,13 +43,14 @@ fn follow(shared: &Shared, master: MemberId, epoch: Epoch, me: Member, store: &A
         tracing::error!(%master, "the master is no member that this broker knows the address of; list it among the group's members");
         return shared.pause(timing.lease);
     };
-    let connection = match shared.env.net.connect(address, timing.renewal()) {
+    // Not longer: while a machine that is gone is asked, another master may be elected, which waits for this replica.
+    let connection = match shared.env.net.connect(address, timing.renewal() / 2) {
         Ok(connection) => connection,
         Err(error) => {
             if error.kind() == io::ErrorKind::ConnectionRefused {
                 gone(shared, master, epoch);
             }
-            return shared.pause(timing.beat() / 2);
+            return pause(shared, master, epoch, timing.beat() / 2);
         }
     };
     if !hold(shared, &connection, master, epoch) {
@@ -93,9 +94,7 @@ fn settle(shared: &Shared, master: MemberId, epoch: Epoch, ended: Ended, is_long
             if let Some(state) = state {
                 shared.tell(Event::Heard(state));
             }
-            // If it has told who is master instead, that one is followed at once.
-            let pause = timing.beat() / 2;
-            return shared.wait(pause, |state| (state.target != Some((master, epoch))).then_some(())).is_some();
+            timing.beat() / 2
         }
         Ended::Cut(to) => {
             order(shared, Command::Cut(epoch, to));
@@ -127,7 +126,12 @@ fn settle(shared: &Shared, master: MemberId, epoch: Epoch, ended: Ended, is_long
             timing.lease
         }
     };
-    pause.is_zero() || shared.pause(pause)
+    pause.is_zero() || self::pause(shared, master, epoch, pause)
+}
+
+/// Waits so long, or until another one is master: that one is followed at once. False when the member stops.
+fn pause(shared: &Shared, master: MemberId, epoch: Epoch, time: Duration) -> bool {
+    shared.wait(time, |state| (state.target != Some((master, epoch))).then_some(())).is_some()
 }
 
 fn gone(shared: &Shared, master: MemberId, epoch: Epoch) {

@@ -3,6 +3,7 @@
 use super::group::BROKERS;
 use crate::{places, process};
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use clap::ValueEnum;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::{
     fs::{self, File},
@@ -181,12 +182,7 @@ impl Bed {
             text += &format!("chain o {{ type filter hook output priority 0; {outwards}; }}\n");
         }
         text += "}\n";
-        let mut command = self.command(at);
-        let mut child = command.args(["nft", "-f", "-"]).stdin(Stdio::piped()).spawn().context("starting nft")?;
-        child.stdin.take().context("a piped input is there")?.write_all(text.as_bytes()).context("writing rules to nft")?;
-        let status = child.wait().context("waiting for nft")?;
-        ensure!(status.success(), "nft refused these rules ({status}):\n{text}");
-        Ok(())
+        nft(&mut self.command(at), &text)
     }
 
     /// Nothing is dropped any more.
@@ -206,9 +202,15 @@ impl Bed {
         process::output(Command::new("tc").args(["-n", &self.namespace(at), "qdisc", "del", "dev", "eth0", "root"]), DEADLINE).map(drop)
     }
 
+    /// Clients connect anew to whom the group's address leads to now.
+    pub(super) fn reset_clients(&self) -> Result<()> {
+        reset(&self.namespace(Place::Clients))
+    }
+
     /// What moves the group's address.
-    pub(super) fn mover(&self) -> Mover {
-        Mover { brokers: (0..BROKERS).map(|index| self.namespace(Place::Broker(index))).collect(), clients: self.namespace(Place::Clients) }
+    pub(super) fn mover(&self, manner: Manner) -> Mover {
+        let brokers = (0..BROKERS).map(|index| (self.namespace(Place::Broker(index)), Place::Broker(index).first_address())).collect();
+        Mover { manner, brokers, clients: self.namespace(Place::Clients) }
     }
 }
 
@@ -220,23 +222,56 @@ impl Drop for Bed {
     }
 }
 
-/// Moves the group's address.
+/// What becomes of connections that clients have open at the group's address when it leads to another master.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Manner {
+    /// They are reset, but after a planned switchover they stay with the old master, which forwards
+    Reset,
+    /// They stay with the old master, as with kube-proxy
+    Kept,
+}
+
+/// Moves the group's address. Rules on the clients' machine lead new connections to the master's own address, as kube-proxy's do; a connection stays where it was led.
 pub(super) struct Mover {
-    brokers: Vec<String>,
+    manner: Manner,
+    /// Namespaces, and where the machines were at the beginning.
+    brokers: Vec<(String, Ipv4Addr)>,
     clients: String,
 }
 
 impl Mover {
-    /// The address leads to that broker from now on; what clients had open to the old place is reset.
-    pub(super) fn move_service(&self, from: Option<usize>, to: usize) -> Result<()> {
-        let service = format!("{SERVICE}/32");
-        if let Some(from) = from {
-            ip(&["-n", &self.brokers[from], "addr", "del", &service, "dev", "eth0"])?;
+    /// The address leads to that broker from now on.
+    pub(super) fn move_service(&self, to: usize, is_ordered: bool) -> Result<()> {
+        self.lead_to(&self.brokers[to])?;
+        if self.manner == Manner::Kept || is_ordered {
+            return Ok(());
         }
-        ip(&["-n", &self.brokers[to], "addr", "add", &service, "dev", "eth0"])?;
-        ip(&["-n", &self.clients, "neigh", "flush", "dev", "eth0"])?;
-        process::output(Command::new("ss").args(["-t", "-N", &self.clients, "-H", "-K", "dst", &SERVICE.to_string()]), DEADLINE).map(drop)
+        reset(&self.clients)
     }
+
+    fn lead_to(&self, (namespace, first): &(String, Ipv4Addr)) -> Result<()> {
+        // The machine may have another address by now.
+        let shown = process::output(Command::new("ip").args(["-n", namespace, "-4", "-br", "addr", "show", "dev", "eth0"]), DEADLINE)?;
+        let address = shown.split_whitespace().find_map(|word| word.strip_suffix("/24")).map_or_else(|| first.to_string(), str::to_owned);
+        let rules = format!(
+            "add table ip service\ndelete table ip service\ntable ip service {{\nchain o {{ type nat hook output priority -100; ip daddr {SERVICE} dnat to {address}; }}\n}}\n"
+        );
+        nft(Command::new("ip").args(["netns", "exec", &self.clients]), &rules)
+    }
+}
+
+/// Resets what is open from there to the group's address.
+fn reset(clients: &str) -> Result<()> {
+    process::output(Command::new("ss").args(["-t", "-N", clients, "-H", "-K", "dst", &SERVICE.to_string()]), DEADLINE).map(drop)
+}
+
+/// Has nft, which the command runs, do this.
+fn nft(command: &mut Command, rules: &str) -> Result<()> {
+    let mut child = command.args(["nft", "-f", "-"]).stdin(Stdio::piped()).spawn().context("starting nft")?;
+    child.stdin.take().context("a piped input is there")?.write_all(rules.as_bytes()).context("writing rules to nft")?;
+    let status = child.wait().context("waiting for nft")?;
+    ensure!(status.success(), "nft refused these rules ({status}):\n{rules}");
+    Ok(())
 }
 
 fn ip(words: &[&str]) -> Result<()> {

@@ -28,12 +28,18 @@ pub(super) enum Fault {
     CutCoordinator,
     /// What the master sends to replicas and coordinator is lost; what they send comes
     OneWay,
+    /// What replicas and coordinator send to the master is lost; what it sends comes
+    Deaf,
+    /// Each hears two others: the master does not hear one replica, and the coordinator not the other one
+    Ring,
     /// Each replica hears the master, and not the other one; then the master hears one of them alone
     Bridge,
     /// The master's link carries 1 Mbit/s
     SlowLink,
     /// The master's disk stands still
     DiskStall,
+    /// Every sync of the master's disk takes 200 ms more
+    SlowDisk,
     /// Every sync of the master's disk fails
     DiskError,
     /// The master's machine loses power
@@ -94,7 +100,7 @@ impl Fault {
             Self::IsolateMaster => (15, 12),
             Self::CoordinatorStop => (30, 10),
             Self::Switchover => (3, 2),
-            Self::SlowLink | Self::ClockJump | Self::OneWay | Self::CutCoordinator => (15, 8),
+            Self::SlowLink | Self::SlowDisk | Self::ClockJump | Self::OneWay | Self::Deaf | Self::Ring | Self::CutCoordinator => (15, 8),
             Self::PowerCut | Self::CutReplicas | Self::DiskStall | Self::DiskError | Self::Bridge | Self::CoordinatorBack => (15, 9),
         };
         Duration::from_secs(if is_alone { alone } else { mixed })
@@ -103,8 +109,7 @@ impl Fault {
     /// How often it is done when the distribution is written.
     pub(super) fn runs(self) -> u32 {
         match self {
-            Self::KillMaster => 20,
-            Self::PauseMaster | Self::IsolateMaster | Self::Switchover => 10,
+            Self::KillMaster | Self::PauseMaster | Self::IsolateMaster | Self::PowerCut | Self::Switchover => 50,
             _ => 3,
         }
     }
@@ -162,6 +167,15 @@ impl Fault {
                 scene.bed.cut(own, &[others.as_slice(), &[Place::Etcd]].concat(), Way::Out)?;
                 joined(own)
             }
+            Self::Deaf => {
+                scene.bed.cut(own, &[others.as_slice(), &[Place::Etcd]].concat(), Way::In)?;
+                joined(own)
+            }
+            Self::Ring => {
+                scene.bed.cut(others[0], &[own], Way::Both)?;
+                scene.bed.cut(others[1], &[Place::Etcd], Way::Both)?;
+                Box::new(move |scene| others.iter().try_for_each(|place| scene.bed.join(*place)))
+            }
             Self::Bridge => bridge(scene, own, &others)?,
             Self::SlowLink => {
                 scene.bed.throttle(own, 1000)?;
@@ -171,13 +185,9 @@ impl Fault {
                 scene.disks[index].freeze()?;
                 Box::new(move |scene| scene.disks[index].thaw())
             }
-            Self::DiskError => {
-                fail_syncs(scene, index)?;
-                Box::new(|scene| {
-                    scene.tracer = None;
-                    Ok(())
-                })
-            }
+            // From the fifth on: the first ones succeed, so that it comes in the middle of something.
+            Self::DiskError => tamper(scene, index, "error=EIO:when=5+")?,
+            Self::SlowDisk => tamper(scene, index, "delay_exit=200000")?,
             Self::PowerCut => cut_power(scene, index)?,
             Self::WipeReplica => {
                 scene.kill(index);
@@ -237,14 +247,17 @@ fn bridge(scene: &Scene, own: Place, others: &[Place]) -> Result<Mend> {
     Ok(joined(own))
 }
 
-/// From now on; the first ones succeed, so that it comes in the middle of something.
-fn fail_syncs(scene: &mut Scene, index: usize) -> Result<()> {
+/// What happens to the syncs of that broker from now on, in strace's words.
+fn tamper(scene: &mut Scene, index: usize, how: &str) -> Result<Mend> {
     let pid = scene.broker(index)?.id().to_string();
     let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO:when=5+", "-o", "/dev/null", "-p", &pid]);
+    command.args(["-f", "-qq", "-e", "trace=fdatasync", "-e", &format!("inject=fdatasync:{how}"), "-o", "/dev/null", "-p", &pid]);
     scene.tracer = Some(Background::start(&mut command, &scene.broker_log(index))?);
     thread::sleep(ATTACH);
-    Ok(())
+    Ok(Box::new(|scene| {
+        scene.tracer = None;
+        Ok(())
+    }))
 }
 
 fn cut_power(scene: &mut Scene, index: usize) -> Result<Mend> {

@@ -1,16 +1,18 @@
 //! The processes of the bed: three brokers, each with a disk that can be frozen and cut, and etcd.
 
 use super::{
-    bed::{Bed, Place, SERVICE},
+    bed::{Bed, Manner, Place, SERVICE},
     history::{Epochs, History, node},
     load::{self, BROKER_PORT, QUEUES, TOPIC},
+    logs::Log,
     watch::Watch,
 };
 use crate::{crash::power::Disk, process::Background};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 use sluice_client::{Admin, Client, TopicSettings};
-use sluice_history::NodeEvent;
+use sluice_history::{Digest, NodeEvent, What};
+use sluice_types::CommitLogOffset;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -30,7 +32,7 @@ pub(super) const BROKERS: usize = 3;
 const NAMING_PORT: u16 = 9_876;
 const REPLICATION_PORT: u16 = 10_912;
 const ETCD_PORT: u16 = 2_379;
-const DISK_MEBIBYTES: u64 = 2048;
+const DISK_MEBIBYTES: u64 = 6144;
 const ETCD_START: Duration = Duration::from_secs(20);
 const STOP: Duration = Duration::from_secs(30);
 /// Longest time until all three are there and in sync.
@@ -59,14 +61,14 @@ pub(super) struct Scene {
 
 impl Scene {
     /// Starts all of it, and waits until the group is whole and has its topic.
-    pub(super) fn start(binary: &Path, folder: &Path, is_interrupted: &Arc<AtomicBool>) -> Result<Self> {
+    pub(super) fn start(binary: &Path, folder: &Path, manner: Manner, is_interrupted: &Arc<AtomicBool>) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
         let bed = Bed::make()?;
         let disks = (0..BROKERS).map(|index| Disk::make(folder, &format!("disk-{index}"), DISK_MEBIBYTES)).collect::<Result<Vec<_>>>()?;
         let beside = (0..BROKERS).map(|index| bed.runtime(Place::Broker(index))).collect::<Result<Vec<_>>>()?;
         let clients = bed.runtime(Place::Clients)?;
         let history = History::new();
-        let watch = Watch::begin(&history, &beside, &bed)?;
+        let watch = Watch::begin(&history, &beside, bed.mover(manner))?;
         let mut scene = Self {
             bed,
             history,
@@ -86,7 +88,7 @@ impl Scene {
             scene.start_broker(index)?;
         }
         let master = scene.await_whole().context("the group did not begin")?;
-        scene.make_topic(master)?;
+        scene.make_topic(master, TOPIC, QUEUES)?;
         Ok(scene)
     }
 
@@ -96,12 +98,20 @@ impl Scene {
         own.chain([SERVICE]).map(|address| format!("{address}:{NAMING_PORT}")).collect::<Vec<_>>().join(";")
     }
 
-    fn make_topic(&self, master: usize) -> Result<()> {
-        let settings = TopicSettings { topic: TOPIC.to_owned(), read_queues: QUEUES, write_queues: QUEUES, perm: 6, order: false, attributes: Vec::new() };
+    /// Makes a topic with so many queues.
+    pub(super) fn make_topic(&self, master: usize, topic: &str, queues: u32) -> Result<()> {
+        let settings = TopicSettings { topic: topic.to_owned(), read_queues: queues, write_queues: queues, perm: 6, order: false, attributes: Vec::new() };
         let admin = Admin::new(Client::new(&self.namesrv(), load::options())?);
         let made = async move { admin.create_topic(&[format!("127.0.0.1:{BROKER_PORT}")], &settings).await };
         let runtime = &self.beside[master];
         Ok(runtime.block_on(runtime.spawn(made)).context("making the topic")??)
+    }
+
+    /// What begins the command of a client's program.
+    pub(super) fn client_command(&self) -> Command {
+        let mut command = self.bed.command(Place::Clients);
+        command.args(["sh", "-c", &own_mounts(None), "sh"]);
+        command
     }
 
     /// Lets time pass, unless somebody wants the run to end.
@@ -225,6 +235,7 @@ impl Scene {
         let to = to.map(|index| index as u32 + 1);
         let work = async move { admin.switch_over(&format!("127.0.0.1:{BROKER_PORT}"), to).await };
         let runtime = &self.beside[master];
+        self.watch.order();
         runtime.block_on(runtime.spawn(work)).context("switching over")??;
         Ok(())
     }
@@ -245,6 +256,23 @@ impl Scene {
             epochs.insert(epoch, (start, node(owner)));
         }
         Ok(epochs)
+    }
+
+    /// Stops all brokers in an orderly way, and tells what is in their logs up to the last master's confirmed mark.
+    pub(super) fn digest(&mut self) -> Result<()> {
+        let to = self.watch.confirmed();
+        for broker in &mut self.brokers {
+            broker.take().context("a broker is not running")?.stop(STOP)?;
+        }
+        let logs = (0..BROKERS).map(|index| Log::open(&self.data(index))).collect::<Result<Vec<_>>>()?;
+        let from = logs.iter().map(Log::begin).max().unwrap_or_default();
+        for (index, log) in logs.iter().enumerate() {
+            let sum = log.checksum(from, to).with_context(|| format!("in the log of b{}, which has to reach {to}", index + 1))?;
+            // Indexes can't be looked at from outside.
+            let digest = Digest { node: node(index), from: CommitLogOffset(from), to: CommitLogOffset(to), log: sum, index_stored: 0, index_rebuilt: 0 };
+            self.history.note(What::Digest(digest));
+        }
+        Ok(())
     }
 
     fn etcd_data(&self) -> PathBuf {

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use parking_lot::Mutex;
 use sluice_history::{By, Checker, Event, Node, NodeEvent, Outcome, Report, Sent, What};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io::{BufWriter, Write as _},
     path::Path,
@@ -23,7 +23,11 @@ pub(super) struct Line {
 #[derive(Clone)]
 pub(super) struct History {
     begun: Instant,
+    /// The same moment as the machine's monotonic clock has it, which other programs see too.
+    begun_nanos: u64,
     lines: Arc<Mutex<Vec<Line>>>,
+    /// When which client began a send that it was refused: not worth a line.
+    refused: Arc<Mutex<Vec<(u64, u32)>>>,
 }
 
 /// An epoch: where it begins in the log, and who was its master.
@@ -32,7 +36,7 @@ pub(super) type Epochs = BTreeMap<u64, (u64, Node)>;
 impl History {
     /// An empty one, whose clock begins now.
     pub(super) fn new() -> Self {
-        Self { begun: Instant::now(), lines: Arc::default() }
+        Self { begun: Instant::now(), begun_nanos: monotonic(), lines: Arc::default(), refused: Arc::default() }
     }
 
     /// Now, in nanoseconds of the run.
@@ -50,6 +54,12 @@ impl History {
         self.push(invoke, process, log, What::Send(sent));
     }
 
+    /// What another program was told, by the machine's monotonic clock.
+    pub(super) fn told(&self, invoke: u64, done: u64, process: u32, log: Option<u64>, what: What) {
+        let (invoke, done) = (invoke.saturating_sub(self.begun_nanos), done.saturating_sub(self.begun_nanos));
+        self.lines.lock().push(Line { event: Event { invoke: invoke.min(done), done, process, by: None, what }, log });
+    }
+
     /// Something that takes no time.
     pub(super) fn note(&self, what: What) {
         self.push(self.now(), 0, None, what);
@@ -60,21 +70,53 @@ impl History {
         self.note(What::Node { node: node(index), event });
     }
 
-    /// The time is taken under the lock: lines are in the order of `done`.
+    /// The time is taken under the lock: but for what other programs tell, lines are in the order of `done`.
     fn push(&self, invoke: u64, process: u32, log: Option<u64>, what: What) {
         let mut lines = self.lines.lock();
         let done = self.now();
         lines.push(Line { event: Event { invoke: invoke.min(done), done, process, by: None, what }, log });
     }
 
-    /// When sends were acknowledged, in order: time, the client's number, and when that send was begun.
+    /// When sends were acknowledged, in order, and whose they were.
     pub(super) fn acks(&self) -> Vec<Acked> {
+        self.sends(|outcome| outcome == Outcome::Ok)
+    }
+
+    /// The same for those that the client gave up.
+    pub(super) fn errors(&self) -> Vec<Acked> {
+        self.sends(|outcome| outcome != Outcome::Ok)
+    }
+
+    /// A send that the broker refused is over.
+    pub(super) fn refused(&self, invoke: u64, process: u32) {
+        self.refused.lock().push((invoke, process));
+    }
+
+    /// How many sends that client has begun since `from` that are over.
+    pub(super) fn tried_since(&self, process: u32, from: u64) -> usize {
+        let is_one = |invoke: u64, by: u32| by == process && invoke >= from;
+        let told = self.lines.lock().iter().filter(|line| matches!(line.event.what, What::Send(_)) && is_one(line.event.invoke, line.event.process)).count();
+        told + self.refused.lock().iter().filter(|(invoke, by)| is_one(*invoke, *by)).count()
+    }
+
+    /// Whose sends were acknowledged after `from`.
+    pub(super) fn acked_since(&self, from: u64) -> BTreeSet<u32> {
+        // Other programs' lines come a little late.
+        const LATE: u64 = 5_000_000_000;
         let lines = self.lines.lock();
-        let acked = |line: &Line| match &line.event.what {
-            What::Send(sent) if sent.outcome == Outcome::Ok => Some(Acked { done: line.event.done, process: line.event.process }),
+        let recent = lines.iter().rev().take_while(|line| line.event.done.saturating_add(LATE) > from).filter(|line| line.event.done > from);
+        recent.filter(|line| matches!(&line.event.what, What::Send(sent) if sent.outcome == Outcome::Ok)).map(|line| line.event.process).collect()
+    }
+
+    fn sends(&self, is_wanted: impl Fn(Outcome) -> bool) -> Vec<Acked> {
+        let lines = self.lines.lock();
+        let wanted = |line: &Line| match &line.event.what {
+            What::Send(sent) if is_wanted(sent.outcome) => Some(Acked { invoke: line.event.invoke, done: line.event.done, process: line.event.process }),
             _ => None,
         };
-        lines.iter().filter_map(acked).collect()
+        let mut found: Vec<_> = lines.iter().filter_map(wanted).collect();
+        found.sort_by_key(|acked| acked.done);
+        found
     }
 
     /// Writes all down, with the epoch that each record lies in, and judges it.
@@ -84,7 +126,10 @@ impl History {
     pub(super) fn judge(&self, epochs: &Epochs, file: &Path) -> Result<Report> {
         let mut to = BufWriter::new(File::create(file).with_context(|| format!("making {}", file.display()))?);
         let mut checker = Checker::default();
-        for line in self.lines.lock().iter() {
+        let mut lines = self.lines.lock();
+        // Other programs' lines come a little late.
+        lines.sort_by_key(|line| line.event.done);
+        for line in lines.iter() {
             let by = line.log.and_then(|at| epochs.iter().rev().find(|(_, (start, _))| *start <= at));
             let event = Event { by: by.map(|(epoch, (_, node))| By { node: *node, epoch: *epoch }), ..line.event.clone() };
             sluice_history::write(&mut to, &event)?;
@@ -95,9 +140,16 @@ impl History {
     }
 }
 
-/// An acknowledgement.
+fn monotonic() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    // It begins with the machine's start.
+    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
+}
+
+/// The end of a send.
 #[derive(Clone, Copy)]
 pub(super) struct Acked {
+    pub(super) invoke: u64,
     pub(super) done: u64,
     pub(super) process: u32,
 }
@@ -118,18 +170,12 @@ pub(super) fn silence(acks: &[Acked], from: u64, until: u64) -> Option<(Duration
     pairs.map(|pair| (Duration::from_nanos(pair[1].done - pair[0].done), pair[1].done)).max()
 }
 
-/// The longest time that one client was without an acknowledgement, though it tried all the time.
-pub(super) fn longest_gap(acks: &[Acked], processes: std::ops::RangeInclusive<u32>, from: u64, until: u64) -> Duration {
-    let of = |process| acks.iter().copied().filter(|acked| acked.process == process).collect::<Vec<_>>();
-    processes.filter_map(|process| silence(&of(process), from, until)).map(|(gap, _)| gap).max().unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn acks(times: &[(u64, u32)]) -> Vec<Acked> {
-        times.iter().map(|&(done, process)| Acked { done, process }).collect()
+        times.iter().map(|&(done, process)| Acked { invoke: done, done, process }).collect()
     }
 
     #[test]
@@ -138,11 +184,5 @@ mod tests {
         assert_eq!(silence(&acks, 100, 200), Some((Duration::from_nanos(235), 400)));
         assert_eq!(silence(&acks, 100, 165), Some((Duration::from_nanos(60), 160)));
         assert_eq!(silence(&acks, 400, 500), None);
-    }
-
-    #[test]
-    fn a_clients_gap_is_not_filled_by_another_one() {
-        let acks = acks(&[(0, 1), (10, 2), (20, 2), (30, 2), (40, 1)]);
-        assert_eq!(longest_gap(&acks, 1..=2, 0, 40), Duration::from_nanos(40));
     }
 }

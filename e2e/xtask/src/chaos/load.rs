@@ -146,6 +146,11 @@ fn value(process: u32, number: u32, body: &[u8]) -> Value {
     Value { process, number, body: crc32fast::hash(body), properties: 0 }
 }
 
+/// The value that the official clients' programs make of the two numbers, by the same rule.
+pub(super) fn value_made(process: u32, number: u32) -> Value {
+    value(process, number, &body(process, number))
+}
+
 /// The value that a body names; one that nobody sent, if it names none.
 fn value_of(body: &[u8]) -> Value {
     let text = String::from_utf8_lossy(body);
@@ -231,8 +236,9 @@ async fn send_beside(shared: Shared, process: u32) -> Result<()> {
         let answer = send_to(&client, &address, body.clone()).await;
         let (outcome, found) = match answer {
             Ok(found) => (Outcome::Ok, Some(found)),
-            // Nothing was sent: not worth a line.
+            // Nothing was stored: not worth a line.
             Err(error) if is_certain(&error) => {
+                shared.history.refused(invoke, process);
                 sleep(DIRECT_PAUSE).await;
                 continue;
             }

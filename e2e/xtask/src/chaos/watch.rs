@@ -1,7 +1,7 @@
 //! Looks all the time at who is master, as each broker says on its own machine, and moves the group's address there, as a service of Kubernetes would.
 
 use super::{
-    bed::Bed,
+    bed::Mover,
     group::BROKERS,
     history::{History, node},
     load::{self, BROKER_PORT},
@@ -41,6 +41,8 @@ pub(super) type Owners = BTreeMap<u64, (usize, u64)>;
 struct Seen {
     said: [Said; BROKERS],
     owners: Owners,
+    /// Somebody has ordered the next change of master: the old one lives and forwards what comes to it.
+    is_ordered: bool,
     findings: Vec<String>,
 }
 
@@ -53,7 +55,7 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Begins to look; the runtimes are on the brokers' machines.
-    pub(super) fn begin(history: &History, beside: &[Runtime], bed: &Bed) -> Result<Self> {
+    pub(super) fn begin(history: &History, beside: &[Runtime], mover: Mover) -> Result<Self> {
         let seen: Arc<Mutex<Seen>> = Arc::default();
         let is_over: Arc<AtomicBool> = Arc::default();
         for (index, runtime) in beside.iter().enumerate() {
@@ -62,14 +64,15 @@ impl Watch {
             let admin = Admin::new(Client::new("127.0.0.1:9876", options).context("making a client")?);
             runtime.spawn(look(index, admin, history.clone(), seen.clone(), is_over.clone()));
         }
-        let (mover, seen_by_mover, ends) = (bed.mover(), seen.clone(), is_over.clone());
+        let (seen_by_mover, ends) = (seen.clone(), is_over.clone());
         let mover = thread::spawn(move || {
             let mut current = None;
             while !ends.load(Ordering::SeqCst) {
                 thread::sleep(EVERY);
                 let Some((index, _)) = newest_master(&seen_by_mover.lock()) else { continue };
                 if current != Some(index) {
-                    if let Err(error) = mover.move_service(current, index) {
+                    let is_ordered = std::mem::take(&mut seen_by_mover.lock().is_ordered);
+                    if let Err(error) = mover.move_service(index, is_ordered) {
                         seen_by_mover.lock().findings.push(format!("the group's address could not be moved: {error:#}"));
                     }
                     current = Some(index);
@@ -87,6 +90,11 @@ impl Watch {
         {
             eprintln!("what moves the group's address has panicked");
         }
+    }
+
+    /// The next change of master is by order.
+    pub(super) fn order(&self) {
+        self.seen.lock().is_ordered = true;
     }
 
     /// What this broker said is no longer so: its process has ended.
@@ -124,6 +132,12 @@ impl Watch {
     /// The newest epoch that anybody has been master of.
     pub(super) fn newest_epoch(&self) -> u64 {
         self.seen.lock().owners.keys().next_back().copied().unwrap_or_default()
+    }
+
+    /// Up to where all members of the in-sync set hold the master's log, as it said last.
+    pub(super) fn confirmed(&self) -> u64 {
+        let seen = self.seen.lock();
+        seen.said.iter().flatten().filter(|(status, _)| status.role == "master").map(|(status, _)| status.confirmed).max().unwrap_or_default()
     }
 
     /// Who was master of which epoch.
