@@ -56,11 +56,7 @@ impl ApiServer {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let mut server = Self { dir, program, port: free_port(), ports: [free_port(), free_port()], etcd: None, server: None, runtime: Some(runtime) };
         let key = server.file("accounts.key");
-        let made = Command::new("openssl")
-            .args(["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out"])
-            .arg(&key)
-            .output()
-            .expect("openssl runs");
+        let made = Command::new("openssl").args(["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out"]).arg(&key).output().expect("openssl runs");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         fs::write(server.file("tokens"), format!("{ADMIN},{ADMIN},{ADMIN},system:masters\nbroker,broker,broker,\n")).expect("written");
         server.start_etcd();
