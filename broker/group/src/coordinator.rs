@@ -3,10 +3,14 @@
 #[cfg(feature = "etcd")]
 mod etcd;
 mod file;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 
 #[cfg(feature = "etcd")]
 pub use etcd::{BadEndpoints, EtcdCoordinator};
 pub use file::FileCoordinator;
+#[cfg(feature = "kubernetes")]
+pub use kubernetes::{Access, KubernetesCoordinator, NoAccess};
 
 use serde::{Deserialize, Serialize};
 use sluice_replication::{Epoch, GroupState, MemberId, Version, Versioned};
@@ -66,6 +70,14 @@ pub enum CoordinatorError {
         /// What was seen.
         why: String,
     },
+    /// It answers that it will not, until somebody changes something.
+    #[error("the coordinator at {place} refuses: {why}")]
+    Refused {
+        /// Which.
+        place: String,
+        /// What it lacks, and what to do.
+        why: String,
+    },
     /// What it has is no group's object.
     #[error("what the coordinator at {place} has can't be used: {why}")]
     Damaged {
@@ -74,4 +86,12 @@ pub enum CoordinatorError {
         /// What is wrong with it.
         why: String,
     },
+}
+
+/// An error and what has led to it, in words, each once.
+#[cfg(any(feature = "etcd", feature = "kubernetes"))]
+fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut words: Vec<_> = std::iter::successors(Some(error), |&error| error.source()).map(ToString::to_string).collect();
+    words.dedup();
+    words.join(": ")
 }

@@ -122,8 +122,8 @@ pub struct ReplicationConfig {
     pub members: BTreeMap<u32, String>,
     /// Which one this broker is.
     pub member: u32,
-    /// The coordinator's endpoints.
-    pub etcd: Option<Vec<String>>,
+    /// Where the group's object is kept.
+    pub coordinator: Option<CoordinatorPlace>,
     /// Silence after which a master is taken for lost.
     pub lease: Duration,
     /// Fewest members that must hold a record.
@@ -136,6 +136,20 @@ pub struct ReplicationConfig {
     pub read_address: Option<SocketAddr>,
     /// How far behind consumers are that are sent to a replica, bytes; `None`: a share of the memory.
     pub read_behind: Option<u64>,
+}
+
+/// Where a group's object is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CoordinatorPlace {
+    /// In the etcd cluster with these endpoints, host and port.
+    Etcd(Vec<String>),
+    /// In Kubernetes.
+    Kubernetes {
+        /// The BrokerGroup's.
+        namespace: String,
+        /// The BrokerGroup's, and its Lease's.
+        name: String,
+    },
 }
 
 impl ReplicationConfig {
@@ -414,7 +428,7 @@ fn check_together(config: &Config, effective: &[Effective], errors: &mut Vec<Con
         if !replication.members.contains_key(&replication.member) {
             refuse("replication.member", format!("replication.members has no member {}", replication.member));
         }
-        if replication.etcd.is_none() {
+        if replication.coordinator.is_none() {
             refuse("replication.coordinator", "members of a group have to be told where the group keeps who is master".into());
         }
         if replication.min_in_sync > members {
@@ -423,7 +437,7 @@ fn check_together(config: &Config, effective: &[Effective], errors: &mut Vec<Con
         if text("broker.name").is_some_and(|name| name.value == "auto") {
             refuse("broker.name", "all members of a group have one name, and auto gives each host's own".into());
         }
-    } else if replication.etcd.is_some() {
+    } else if replication.coordinator.is_some() {
         refuse("replication.coordinator", "without replication.members there is no group to coordinate".into());
     } else if replication.read_address.is_some() {
         refuse("replication.read_address", "without replication.members there are no replicas to read from".into());

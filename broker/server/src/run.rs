@@ -1,6 +1,7 @@
 //! A process's life: open, serve, stop. Here all parts meet, and only here.
 
 mod broker;
+mod coordinator;
 mod error;
 mod listeners;
 mod machine;

@@ -1,6 +1,7 @@
-//! Three brokers of a group as processes, with etcd: what their clients see when the master ends, hands over, or is not the one that is asked.
+//! Three brokers of a group as processes, with etcd or an API server of Kubernetes: what their clients see when the master ends, hands over, or is not the one that is asked.
 #![allow(clippy::disallowed_methods, reason = "tests watch the real thing from outside")]
 
+use sluice_apiserver::ApiServer;
 use sluice_client::{Admin, Client, ClientOptions, Consumer, Message, Producer, PullRequest, TopicSettings};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -107,7 +108,9 @@ impl Service {
 /// Three brokers with one port at addresses of their own, each with a name server that knows the master; and the group's address.
 struct Group {
     dir: tempfile::TempDir,
-    etcd_port: u16,
+    coordinator: String,
+    /// For one in Kubernetes.
+    kubeconfig: PathBuf,
     naming: Vec<u16>,
     port: u16,
     replication: Vec<u16>,
@@ -116,23 +119,47 @@ struct Group {
     http: Vec<u16>,
     processes: Vec<Option<Process>>,
     service: Service,
-    _etcd: Process,
+    keeper: Keeper,
+}
+
+/// What keeps the group's object.
+enum Keeper {
+    Etcd { _process: Process },
+    Kubernetes(ApiServer),
 }
 
 impl Group {
     fn start() -> Option<Self> {
         let dir = tempfile::tempdir().expect("a directory");
-        let (process, etcd_port) = etcd(dir.path())?;
+        let (process, port) = etcd(dir.path())?;
+        Some(Self::with(dir, format!("etcd://127.0.0.1:{port}"), PathBuf::new(), Keeper::Etcd { _process: process }))
+    }
+
+    /// With a broker's permissions in a namespace that has nothing yet.
+    fn start_in_kubernetes() -> Option<Self> {
+        let start = || {
+            let server = ApiServer::start()?;
+            let namespace = server.namespace();
+            server.grant_what_the_document_says(&namespace);
+            Some((server, namespace))
+        };
+        let (server, namespace) = std::thread::spawn(start).join().expect("no panic")?;
+        let kubeconfig = server.kubeconfig("broker", server.port);
+        let dir = tempfile::tempdir().expect("a directory");
+        Some(Self::with(dir, format!("kubernetes://{namespace}/g"), kubeconfig, Keeper::Kubernetes(server)))
+    }
+
+    fn with(dir: tempfile::TempDir, coordinator: String, kubeconfig: PathBuf, keeper: Keeper) -> Self {
         let three = || (0..3).map(|_| free_port()).collect::<Vec<_>>();
         let port = free_port();
         let service = Service::start(SocketAddr::from(([127, 0, 0, 9], port)), Self::place(0, port));
-        let mut group =
-            Self { dir, etcd_port, naming: three(), port, replication: three(), reads: three(), http: three(), processes: Vec::new(), service, _etcd: process };
+        let (naming, replication, reads, http) = (three(), three(), three(), three());
+        let mut group = Self { dir, coordinator, kubeconfig, naming, port, replication, reads, http, processes: Vec::new(), service, keeper };
         for index in 0..3 {
             let process = group.spawn(index);
             group.processes.push(Some(process));
         }
-        Some(group)
+        group
     }
 
     fn place(index: usize, port: u16) -> SocketAddr {
@@ -166,7 +193,7 @@ impl Group {
         command.args(["--naming-port", &self.naming[index].to_string(), "--broker-port", &self.port.to_string()]);
         command.args(["--replication-members", &members, "--replication-member", &(index + 1).to_string()]);
         command.args(["--replication-read-address", &Self::place(index, self.reads[index]).to_string(), "--replication-read-behind", "0B"]);
-        command.args(["--replication-coordinator", &format!("etcd://127.0.0.1:{}", self.etcd_port)]);
+        command.args(["--replication-coordinator", &self.coordinator]).env("KUBECONFIG", &self.kubeconfig);
         command.arg("--data-dir").arg(self.dir.path().join(format!("data-{index}")));
         Process(command.stdout(log()).stderr(log()).spawn().expect("the binary runs"))
     }
@@ -281,6 +308,38 @@ impl Clients {
 async fn nothing_acknowledged_is_lost_when_the_master_is_killed_and_the_group_writes_again_soon() {
     let Some(mut group) = Group::start() else { return };
     let mut clients = Clients::new(&group).await;
+    the_master_is_killed(&mut group, &mut clients).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_agrees_in_kubernetes_loses_nothing_when_its_master_is_killed_and_asks_little() {
+    let Some(mut group) = Group::start_in_kubernetes() else { return };
+    let mut clients = Clients::new(&group).await;
+    the_master_is_killed(&mut group, &mut clients).await;
+    // A renewal is two requests, once a second with the default lease; replicas that hear their master do not ask.
+    let asked = |group: &Group| match &group.keeper {
+        Keeper::Kubernetes(server) => std::thread::scope(|scope| scope.spawn(|| server.requests()).join().expect("no panic")),
+        Keeper::Etcd { .. } => 0,
+    };
+    let (before, begun) = (asked(&group), Instant::now());
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let rate = (asked(&group) - before) as f64 / begun.elapsed().as_secs_f64();
+    println!("{rate:.2} requests/s");
+    assert!((1.0..3.5).contains(&rate), "{rate} requests/s");
+    // Without the API server it serves on as it is.
+    if let Keeper::Kubernetes(server) = &mut group.keeper {
+        server.kill_server();
+    }
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(8) {
+        let (_, failures) = clients.send().await;
+        assert_eq!(failures, 0, "{}", group.logs());
+    }
+    let found = clients.read_all().await;
+    assert!(clients.sent.keys().all(|body| found.contains(body)), "{}", group.logs());
+}
+
+async fn the_master_is_killed(group: &mut Group, clients: &mut Clients) {
     let admin = clients.admin.clone();
     let master = group.await_master(&admin, 2).await;
     clients.admin.create_topic(&[group.broker(master)], &settings()).await.expect("created");

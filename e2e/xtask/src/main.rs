@@ -2,10 +2,12 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::disallowed_methods, reason = "a tool for developers lives outside of the product's seam: it uses the real clock, disk and processes")]
 
+mod apiserver;
 mod bench;
 mod chaos;
 mod clients;
 mod crash;
+mod crds;
 mod fuzz;
 mod generator;
 mod group;
@@ -55,6 +57,10 @@ enum Task {
     Search,
     /// A whole group of brokers, its clients and its coordinator in a simulation, with faults: the history is judged
     Sim(sim::Arguments),
+    /// The custom resources of Kubernetes, from the code: writes crds/
+    Crds,
+    /// Builds Kubernetes' API server, once, for the tests that need a real one
+    Apiserver,
     /// The protocol's decoders under input that is led by the coverage it reaches
     Fuzz(fuzz::Arguments),
 }
@@ -81,6 +87,8 @@ fn run() -> Result<()> {
         Task::Flips => long::flips(),
         Task::Search => long::search(),
         Task::Sim(arguments) => sim::run(&arguments),
+        Task::Crds => crds::run(),
+        Task::Apiserver => apiserver::run(),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
     }
 }

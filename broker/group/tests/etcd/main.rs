@@ -1,40 +1,34 @@
 //! The coordinator in etcd, against the real thing: killed, stopped, set back, and behind a wire that loses answers.
 #![allow(clippy::disallowed_methods, reason = "tests watch the real thing from outside")]
 
+#[path = "../contract/mod.rs"]
+mod contract;
 mod server;
 
-use server::{Etcd, Loses, PATIENCE, Wire, coordinator, free_port};
+use contract::{
+    SOON, Ways, done, elect, first, made, touch,
+    wire::{Loses, Wire, free_port},
+};
+use server::{Etcd, PATIENCE, coordinator};
 use sluice_group::coordinator::{Coordinator, CoordinatorError, EtcdCoordinator, Lease, Swapped};
-use sluice_replication::{Epoch, GroupState, Incarnation, Member, MemberId, Version, Versioned};
+use sluice_replication::{Epoch, MemberId, Versioned};
 use std::{
     net::TcpListener,
-    sync::Barrier,
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
-/// What a call may take where etcd answers.
-const SOON: Duration = Duration::from_secs(20);
 /// What is waited for where it does not.
 const SHORT: Duration = Duration::from_secs(1);
 /// What a call may take beyond its deadline, on a machine that others use too.
 const SLACK: Duration = Duration::from_secs(2);
 
-fn first() -> GroupState {
-    let member = |id| Member { id: MemberId(id), store: Incarnation(u128::from(id)) };
-    GroupState { in_sync: (0..8).map(member).collect(), ..GroupState::first(member(0)) }
-}
+contract::tests!(ways);
 
-fn made(coordinator: &EtcdCoordinator) -> Versioned {
-    done(coordinator.swap(None, &first(), SOON))
-}
-
-#[track_caller]
-fn done(swapped: Result<Swapped, CoordinatorError>) -> Versioned {
-    match swapped {
-        Ok(Swapped::Done(now)) => now,
-        other => panic!("not done: {other:?}"),
-    }
+fn ways() -> Option<Ways> {
+    let etcd = Etcd::start()?;
+    Some(Ways([(); 2].map(|()| Arc::new(coordinator(&[etcd.port], "c", "g")) as Arc<dyn Coordinator>), Box::new(etcd)))
 }
 
 #[track_caller]
@@ -43,57 +37,6 @@ fn assert_away<T: std::fmt::Debug>(call: impl FnOnce() -> Result<T, CoordinatorE
     let answer = call();
     assert!(matches!(answer, Err(CoordinatorError::Away { .. })), "{answer:?}");
     assert!(start.elapsed() < SHORT + SLACK, "it took {:?}", start.elapsed());
-}
-
-fn elect(now: &Versioned, id: u32) -> GroupState {
-    now.state.with_master(MemberId(id), true)
-}
-
-/// A change within the epoch.
-fn touch(now: &Versioned) -> GroupState {
-    now.state.with_set(now.state.in_sync.clone())
-}
-
-#[test]
-fn of_two_swaps_that_rest_on_one_version_one_succeeds() {
-    let Some(etcd) = Etcd::start() else { return };
-    let [one, two] = [(); 2].map(|()| coordinator(&[etcd.port], "c", "g"));
-    assert_eq!(one.read(SOON), Ok(None));
-    let made = made(&one);
-    assert_eq!(two.read(SOON), Ok(Some(made.clone())), "what is read has the version that was told to who wrote it");
-    assert_eq!(two.swap(None, &first(), SOON), Ok(Swapped::Other(Some(made.clone()))));
-    let second = done(two.swap(Some(&made.version), &elect(&made, 1), SOON));
-    assert_eq!(second.state.epoch, Epoch(2));
-    assert_eq!(one.swap(Some(&made.version), &elect(&made, 2), SOON), Ok(Swapped::Other(Some(second.clone()))));
-    // No versions at all, and the right text at another revision.
-    for alien in ["", "7", "seven {}", "99999999999999999999 {}", &format!("1{}", second.version.0)] {
-        assert_eq!(one.swap(Some(&Version(alien.into())), &elect(&made, 2), SOON), Ok(Swapped::Other(Some(second.clone()))), "{alien}");
-    }
-    assert_eq!(one.read(SOON), Ok(Some(second)));
-}
-
-#[test]
-fn of_eight_that_race_one_wins_each_time_and_the_others_see_who() {
-    let Some(etcd) = Etcd::start() else { return };
-    let shared = [(); 2].map(|()| coordinator(&[etcd.port], "c", "g"));
-    let mut now = made(&shared[0]);
-    for round in 0..50 {
-        let barrier = Barrier::new(8);
-        let race = |id: u32| {
-            barrier.wait();
-            shared[id as usize % 2].swap(Some(&now.version), &elect(&now, id), SOON).expect("etcd answers")
-        };
-        let ended: Vec<_> = thread::scope(|scope| {
-            let racers: Vec<_> = (0..8).map(|id| scope.spawn(move || race(id))).collect();
-            racers.into_iter().map(|racer| racer.join().expect("no panic")).collect()
-        });
-        let winners: Vec<_> = ended.iter().filter_map(|swapped| if let Swapped::Done(now) = swapped { Some(now) } else { None }).collect();
-        assert_eq!(winners.len(), 1, "round {round}: {ended:?}");
-        let others = ended.iter().filter(|swapped| matches!(swapped, Swapped::Other(Some(now)) if now == winners[0])).count();
-        assert_eq!(others, 7, "round {round}: {ended:?}");
-        assert_eq!(shared[1].read(SOON).as_ref(), Ok(&Some(winners[0].clone())));
-        now = winners[0].clone();
-    }
 }
 
 #[test]
@@ -200,30 +143,6 @@ fn members_that_are_dead_or_hang_are_passed_over_within_the_deadline() {
     let gives_up = coordinator(&[free_port(), hangs, etcd.port], "c", "g");
     assert_away(|| gives_up.swap(Some(&made.version), &touch(&made), SHORT));
     assert_eq!(gives_up.read(SHORT), Ok(Some(made)));
-}
-
-#[test]
-fn a_renewal_writes_nothing_where_the_epoch_is_another_one() {
-    let Some(etcd) = Etcd::start() else { return };
-    let [master, other] = [(); 2].map(|()| coordinator(&[etcd.port], "c", "g"));
-    let lease = |epoch, renewal| Lease { epoch: Epoch(epoch), master: MemberId(0), renewal };
-    assert_eq!(master.renew(lease(1, 1), SOON), Ok(None));
-    assert_eq!(master.lease(SOON), Ok(None), "without an object there is no lease");
-    let made = made(&master);
-    assert_eq!(master.renew(lease(1, 2), SOON), Ok(Some(made.clone())));
-    assert_eq!(other.lease(SOON), Ok(Some(lease(1, 2))));
-    // A change within the epoch, which this one has not seen.
-    let touched = done(other.swap(Some(&made.version), &touch(&made), SOON));
-    assert_eq!(master.renew(lease(1, 3), SOON), Ok(Some(touched.clone())));
-    assert_eq!(other.lease(SOON), Ok(Some(lease(1, 3))));
-    // The next epoch, which it has not seen either; then one that it has, and one that is not there yet.
-    let elected = done(other.swap(Some(&touched.version), &elect(&touched, 1), SOON));
-    for (epoch, renewal) in [(1, 4), (1, 5), (3, 6)] {
-        assert_eq!(master.renew(lease(epoch, renewal), SOON), Ok(Some(elected.clone())));
-        assert_eq!(other.lease(SOON), Ok(Some(lease(1, 3))));
-    }
-    assert_eq!(other.renew(lease(2, 1), SOON), Ok(Some(elected)));
-    assert_eq!(master.lease(SOON), Ok(Some(lease(2, 1))));
 }
 
 #[test]

@@ -253,9 +253,9 @@ pub static KEYS: &[Key] = &[
         name: "replication.coordinator",
         unit: "URL",
         default: "none",
-        allowed: "etcd://host:port, several separated by ','; or none",
-        why: "Where the group keeps who is master and who must hold a record before it is acknowledged. Needed with replication.members. While it is away the group serves on as it is.",
-        apply: |c, raw| value::coordinator(raw).map(|etcd| c.replication.etcd = etcd),
+        allowed: "etcd://host:port, several separated by ','; kubernetes://namespace/name; or none",
+        why: "Where the group keeps who is master and who must hold a record before it is acknowledged: in etcd, or in a BrokerGroup of Kubernetes, reached by KUBECONFIG or else the Pod's service account. Needed with replication.members. While it is away the group serves on as it is.",
+        apply: |c, raw| value::coordinator(raw).map(|place| c.replication.coordinator = place),
     },
     Key {
         name: "replication.lease",

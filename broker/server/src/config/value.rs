@@ -1,5 +1,6 @@
 //! Text to values. Every function says in words why it refused.
 
+use super::CoordinatorPlace;
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
@@ -92,15 +93,29 @@ pub(super) fn members(raw: &str) -> Result<BTreeMap<u32, String>, String> {
     if members.is_empty() { Err("it is empty".into()) } else { Ok(members) }
 }
 
-/// `etcd://host:port,host:port`.
-pub(super) fn coordinator(raw: &str) -> Result<Option<Vec<String>>, String> {
+/// `etcd://host:port,host:port` or `kubernetes://namespace/name`.
+pub(super) fn coordinator(raw: &str) -> Result<Option<CoordinatorPlace>, String> {
     if raw == "none" {
         return Ok(None);
     }
-    match raw.strip_prefix("etcd://") {
-        Some(rest) => addresses(rest.trim_end_matches('/')).map(Some),
-        None => Err("it does not begin with etcd://".into()),
+    if let Some(rest) = raw.strip_prefix("etcd://") {
+        return addresses(rest.trim_end_matches('/')).map(|endpoints| Some(CoordinatorPlace::Etcd(endpoints)));
     }
+    let Some(rest) = raw.strip_prefix("kubernetes://") else { return Err("it begins neither with etcd:// nor with kubernetes://".into()) };
+    let Some((namespace, name)) = rest.trim_end_matches('/').split_once('/') else { return Err("it is not of the form kubernetes://namespace/name".into()) };
+    if !is_label(namespace, false) {
+        return Err(format!("{namespace:?} can't be a namespace of Kubernetes: lower-case letters, digits and '-', at most 63"));
+    }
+    if name.len() > 253 || !name.split('.').all(|part| is_label(part, true)) {
+        return Err(format!("{name:?} can't be a name in Kubernetes: lower-case letters, digits, '-' and '.', at most 253"));
+    }
+    Ok(Some(CoordinatorPlace::Kubernetes { namespace: namespace.to_owned(), name: name.to_owned() }))
+}
+
+/// Whether it is a label of a name in Kubernetes; those of longer names have no bound of their own.
+fn is_label(text: &str, of_longer: bool) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    !text.is_empty() && (of_longer || text.len() <= 63) && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
 }
 
 pub(super) fn plain_name(raw: &str) -> Result<String, String> {
@@ -201,8 +216,29 @@ mod tests {
         for (bad, why) in [("a:1", "form"), ("0=a:1", "between"), ("1=a", "port"), ("1=a:1;1=b:1", "twice"), (",", "empty")] {
             assert!(members(bad).is_err_and(|error| error.contains(why)), "{bad}");
         }
-        assert_eq!(coordinator("etcd://a:2379,b:2379/"), Ok(Some(vec!["a:2379".to_owned(), "b:2379".to_owned()])));
-        assert!(coordinator("zk://a:1").is_err() && coordinator("etcd://").is_err());
+    }
+
+    #[test]
+    fn a_coordinator_is_etcds_endpoints_or_a_name_in_kubernetes() {
+        assert_eq!(coordinator("none"), Ok(None));
+        assert_eq!(coordinator("etcd://a:2379,b:2379/"), Ok(Some(CoordinatorPlace::Etcd(vec!["a:2379".to_owned(), "b:2379".to_owned()]))));
+        let kubernetes = |namespace: &str, name: &str| Ok(Some(CoordinatorPlace::Kubernetes { namespace: namespace.to_owned(), name: name.to_owned() }));
+        assert_eq!(coordinator("kubernetes://mq/orders-1.a"), kubernetes("mq", "orders-1.a"));
+        assert_eq!(coordinator("kubernetes://mq/orders-1/"), kubernetes("mq", "orders-1"));
+        for (bad, why) in [
+            ("zk://a:1", "neither"),
+            ("etcd://", "empty"),
+            ("kubernetes://mq", "form"),
+            ("kubernetes:///a", "namespace"),
+            ("kubernetes://m.q/a", "namespace"),
+            ("kubernetes://mq/", "form"),
+            ("kubernetes://mq/a/b", "name"),
+            ("kubernetes://mq/A", "name"),
+            ("kubernetes://mq/a..b", "name"),
+            ("kubernetes://mq/-a", "name"),
+        ] {
+            assert!(coordinator(bad).is_err_and(|error| error.contains(why)), "{bad}: {:?}", coordinator(bad));
+        }
     }
 
     #[test]

@@ -14,10 +14,7 @@ use crate::{
 use parking_lot::Mutex;
 use sluice_delivery::{Delivery, DeliveryOptions, ReplicaReads};
 use sluice_env::Env;
-use sluice_group::{
-    coordinator::EtcdCoordinator,
-    runner::{GroupOptions, Member, Service},
-};
+use sluice_group::runner::{GroupOptions, Member, Service};
 use sluice_naming::RouteTable;
 use sluice_replication::{Epoch, MemberId, Timing};
 use sluice_store::{RecoveryProgress, Store};
@@ -105,11 +102,8 @@ impl Mastership {
             env: env.clone(),
         });
         let options = group_options(config);
-        let etcd: Vec<String> = config.replication.etcd.iter().flatten().map(|place| format!("http://{place}")).collect();
-        let coordinator =
-            EtcdCoordinator::new(runtime.clone(), &etcd, &options.cluster, &options.group).map_err(|error| RunError::Group { source: Box::new(error) })?;
-        let member =
-            Member::start(env, options, Arc::new(coordinator), mastership.clone(), progress).map_err(|error| RunError::Group { source: Box::new(error) })?;
+        let coordinator = super::coordinator::open(&config.replication, runtime, &options.cluster, &options.group)?;
+        let member = Member::start(env, options, coordinator, mastership.clone(), progress).map_err(|error| RunError::Group { source: Box::new(error) })?;
         mastership.side.set_member(&member);
         Ok((mastership, member))
     }

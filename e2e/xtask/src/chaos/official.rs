@@ -280,8 +280,17 @@ fn note_came(maker: Maker, words: &mut SplitWhitespace<'_>, history: &History, h
         clock: stored.saturating_mul(1_000_000),
     };
     history.told(at, at, process, None, What::Deliver(deliver));
-    let consumed =
-        Consumed { group: Group::new(group.as_str())?, queue, offset, value, attempt, orderly: false, verdict: Verdict::Success, outcome: Outcome::Ok };
+    let consumed = Consumed {
+        group: Group::new(group.as_str())?,
+        queue,
+        offset,
+        value,
+        attempt,
+        orderly: false,
+        due: None,
+        verdict: Verdict::Success,
+        outcome: Outcome::Ok,
+    };
     history.told(at, at, process, None, What::Consumed(consumed));
     heard.lock().came.entry(group).or_default().insert((value.process, value.number));
     Ok(())

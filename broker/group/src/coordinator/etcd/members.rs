@@ -1,9 +1,10 @@
 //! The members of an etcd cluster: one of them is asked, and the next one after a failure.
 
+use super::super::causes;
 use http::uri::PathAndQuery;
 use prost::Message;
 use sluice_env::sync::Mutex;
-use std::{error::Error, iter};
+use std::error::Error;
 use tokio::time::{Instant, timeout_at};
 use tonic::{
     Request, Response,
@@ -117,11 +118,4 @@ where
 
 async fn by<T>(until: Instant, done: impl Future<Output = Result<T, String>>) -> Result<T, String> {
     timeout_at(until, done).await.unwrap_or_else(|_| Err("no answer in time".to_owned()))
-}
-
-/// In words, each once.
-fn causes(error: &(dyn Error + 'static)) -> String {
-    let mut words: Vec<_> = iter::successors(Some(error), |&error| error.source()).map(ToString::to_string).collect();
-    words.dedup();
-    words.join(": ")
 }
