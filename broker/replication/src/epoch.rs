@@ -97,12 +97,6 @@ impl EpochMap {
         self.0.retain(|entry| entry.start < end);
     }
 
-    /// The log begins at `min` from now on. The epoch that `min` lies in stays.
-    pub fn trim(&mut self, min: CommitLogOffset) {
-        let gone = self.0.iter().skip(1).take_while(|entry| entry.start <= min).count();
-        self.0.drain(..gone);
-    }
-
     /// The epoch that the byte at `offset` was written in.
     #[must_use]
     pub fn at(&self, offset: CommitLogOffset) -> Option<Epoch> {
@@ -161,13 +155,11 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_takes_epochs_that_begin_behind_it_and_a_trim_keeps_the_one_it_lies_in() {
+    fn a_cut_takes_epochs_that_begin_behind_it_and_a_byte_is_of_the_epoch_before_it() {
         let mut cut = map(&[(1, 0), (2, 40), (5, 90)]);
         cut.cut(CommitLogOffset(40));
         assert_eq!(cut, map(&[(1, 0)]));
-        let mut trimmed = map(&[(1, 0), (2, 40), (5, 90)]);
-        trimmed.trim(CommitLogOffset(89));
-        assert_eq!(trimmed, map(&[(2, 40), (5, 90)]));
+        let trimmed = map(&[(2, 40), (5, 90)]);
         assert_eq!(trimmed.at(CommitLogOffset(89)), Some(Epoch(2)));
         assert_eq!(trimmed.at(CommitLogOffset(90)), Some(Epoch(5)));
         assert_eq!(trimmed.at(CommitLogOffset(39)), None);

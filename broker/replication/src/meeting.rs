@@ -140,6 +140,10 @@ impl OwnLog {
         if self.segment_bytes != master.segment_bytes {
             return Err(Why::Segments { own: self.segment_bytes, master: master.segment_bytes });
         }
+        // Which epochs its end lies in the master may have forgotten.
+        if self.end < master.min {
+            return Err(Why::TooOld { end: self.end, min: master.min });
+        }
         let common = if is_empty { CommitLogOffset::ZERO } else { self.epochs.common_end(self.end, &master.epochs, master.end).ok_or(Why::Unrelated)? };
         if common < master.min {
             return Err(Why::TooOld { end: common, min: master.min });
@@ -282,6 +286,7 @@ mod tests {
             ("an epoch of its own", own(&[(1, 0), (2, 30)], 0, 60, 30), Next::Cut(at(30))),
             ("empty, and the master has removed its begin", own(&[], 0, 0, 0), Next::Resync(Why::TooOld { end: at(0), min: at(20) })),
             ("older than what the master has", own(&[(1, 0)], 0, 10, 10), Next::Resync(Why::TooOld { end: at(10), min: at(20) })),
+            ("older, and of an epoch that the master has forgotten", own(&[(0, 0)], 0, 10, 10), Next::Resync(Why::TooOld { end: at(10), min: at(20) })),
             ("nothing in common", own(&[(2, 0)], 0, 60, 0), Next::Resync(Why::Unrelated)),
             ("it parts below its own begin", own(&[(1, 0), (2, 30)], 35, 60, 30), Next::Resync(Why::AllDiffers { at: at(30), min: at(35) })),
         ];

@@ -426,7 +426,7 @@ fn a_member_whose_disk_hangs_answers_questions_refuses_and_tells_how_it_is() {
             let (status, took) = scene.ask_status(index)?;
             let (answer, refusal) = (scene.say(index, ask.clone())?, scene.say(index, hello.clone())?);
             assert!(took < Duration::from_millis(100), "status took {took:?}");
-            assert!(matches!(&answer, Ok(Message::Answer(answer)) if answer.end.0 > 0), "{answer:?}");
+            assert!(matches!(answer, Ok(Message::Answer(_))), "{answer:?}");
             assert!(matches!(refusal, Ok(Message::Refusal(_))), "{refusal:?}");
             Ok(status)
         };

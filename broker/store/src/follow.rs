@@ -197,7 +197,7 @@ impl Store {
         placed.first().map(|placed| placed.log_offset).ok_or(AppendError::Stopped)
     }
 
-    /// The epochs that the log knows of, each with the place of its first record, ascending.
+    /// The epochs that the log has records of, each with the place of its first one, ascending; the oldest may have begun below the log's begin, or ended there.
     #[must_use]
     pub fn epochs(&self) -> Vec<(u64, CommitLogOffset)> {
         recovery::epochs(&self.shared.meta.lock())

@@ -1,7 +1,7 @@
 //! Work beside the write path: the next segment made ready, checkpoints, retention and disk space on one thread; the deadlines of waiters on another, which never touches
 //! the disk.
 
-use crate::{FlushMode, commit_log::CommitLog, segment, store::Shared};
+use crate::{FlushMode, commit_log::CommitLog, recovery, segment, store::Shared};
 use sluice_env::{
     Monotonic,
     sync::{Condvar, Mutex},
@@ -206,6 +206,7 @@ impl Shared {
     pub(crate) fn retain(&self) -> std::io::Result<()> {
         if let Some(min) = self.retention_min() {
             self.log.marks.advance_min(min);
+            recovery::trim_epochs(&mut self.meta.lock(), min);
             self.queues.trim_below_log(min)?;
             self.keys.trim(min)?;
         }

@@ -59,6 +59,13 @@ pub(crate) fn epochs(meta: &Meta) -> Vec<(u64, CommitLogOffset)> {
     known.filter_map(|((_, key), value)| Some((key[EPOCH.len()..].parse().ok()?, CommitLogOffset(u64_of(value)?)))).collect()
 }
 
+/// Forgets the epochs of which nothing is left in a log that begins at `min`. The one that ends right there stays: a replica whose log ends with it goes on from there.
+pub(crate) fn trim_epochs(meta: &mut Meta, min: u64) {
+    for pair in epochs(meta).windows(2).take_while(|pair| pair[1].1.0 < min) {
+        meta.remove(&(MetaTable::Store, epoch_change(pair[0].0).key));
+    }
+}
+
 fn u64_of(value: &[u8]) -> Option<u64> {
     value.try_into().ok().map(u64::from_be_bytes)
 }

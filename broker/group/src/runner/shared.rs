@@ -1,13 +1,10 @@
 //! What a member's threads share, and how what happens reaches the state machine and comes out as deeds.
-//!
 //! The state's lock is held as long as it takes to think, and never while a disk or a connection is waited for: a member whose disk hangs goes on beating, answering what it
 //! knows, refusing, telling how it is, and giving up. Who brings news of a state waits for the disk, in `learn`, before the state machine hears of it: so nothing is said
 //! or done by a state that is not remembered. That goes in this order:
-//!
 //! 1. It takes the `memory`; locks are taken in the order memory, state, gate.
 //! 2. Of a newer epoch: a master ceases (which needs no disk), the gate is shut for the epochs before, and what is being taken in of them is waited for.
-//! 3. The state is written to the disk, without the state's lock.
-//! 4. The state machine is told.
+//! 3. The state is written to the disk, without the state's lock; then the state machine is told.
 
 use super::{
     GroupOptions, Service, StartError,
@@ -56,7 +53,6 @@ pub(super) struct Shared {
     /// Where the newest state seen is remembered. Held while it is, and while the log is ordered to be cut for an epoch that must not be over by then.
     memory: Mutex<Kept<Seen>>,
     gate: Mutex<Gate>,
-    /// Nothing is being taken in any more.
     taken: Condvar,
     /// How the log's end fares, while this broker is master.
     tail: Mutex<TailMeter>,

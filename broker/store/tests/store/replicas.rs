@@ -141,6 +141,33 @@ fn metadata_epochs_and_emptied_queues_follow_too() {
 }
 
 #[test]
+fn epochs_of_which_retention_has_left_nothing_are_forgotten_but_for_one_that_ends_where_the_log_begins() {
+    let mut world = world(1, FlushMode::Sync);
+    world.options.retention_bytes = Some(2 * SEGMENT_BYTES);
+    let store = world.open();
+    let mut begun = Vec::new();
+    for epoch in 1..=30 {
+        begun.push((epoch, store.begin_epoch(epoch).expect("noted")));
+        for _ in 0..7 {
+            write(&store, 0, &[b'x'; 5000]);
+        }
+    }
+    assert_eq!(store.epochs(), begun);
+    store.flush().expect("flushed");
+    store.confirm(store.marks().appended);
+    store.retain_now().expect("retention");
+    let min = store.marks().min;
+    // The epoch that the log begins in, or that ends right there, and all later ones.
+    let left: Vec<_> =
+        begun.iter().zip(begun.iter().skip(1)).skip_while(|(_, next)| next.1 < min).map(|(epoch, _)| *epoch).chain(begun.last().copied()).collect();
+    assert!(left.len() > 2 && left.len() < 25 && left[0].1 <= min, "{left:?} of a log that begins at {min}");
+    assert_eq!(store.epochs(), left);
+    drop(store);
+    world.power_cut(1);
+    assert_eq!(world.open().epochs(), left);
+}
+
+#[test]
 fn after_a_restart_only_what_is_confirmed_is_shown() {
     let mut world = world(1, FlushMode::Sync);
     let store = world.open();
