@@ -7,7 +7,7 @@ use crate::{
     talk::{Answer, Request},
 };
 use sluice_history::{Kind, Lock, LockResult, Revoked, What};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 const TOPIC: &str = "steps";
 const GROUP: &str = "orderly";
@@ -32,10 +32,12 @@ pub(super) fn hire(crew: &mut Crew<'_>) {
     });
     for id in 0..queues {
         for name in ["left", "right"] {
-            crew.hire_mortal(name, move |client, phase| {
+            let work = move |client: Client, phase: &Arc<Phase>| {
                 let name = format!("{name}{id} {}", client.process);
                 Holder { client, name, id }.work(phase);
-            });
+            };
+            // Each change of master keeps a dead owner's lock for a whole expiry more: longer than what retention leaves.
+            if crew.settings.retention.is_some() { crew.hire(name, work) } else { crew.hire_mortal(name, work) }
         }
     }
 }
