@@ -60,7 +60,7 @@ impl Settings {
 }
 
 /// Most log that is acknowledged before the others have it, where that is allowed.
-pub const UNCONFIRMED_BYTES_MAX: u64 = 2 << 10;
+pub const UNCONFIRMED_BYTES_MAX: u64 = 8 << 10;
 
 /// The name of a broker's machine.
 #[must_use]

@@ -211,8 +211,8 @@ impl<'a> World<'a> {
 
 /// How long before a fault something may have been acknowledged that is lost with it: longer than a replica stays in the set that does not keep up.
 const LOSS_WINDOW_NANOS: u64 = 30_000_000_000;
-/// Bytes of the smallest record that is sent here, or less.
-const RECORD_BYTES_MIN: u64 = 128;
+/// Bytes of a record that is sent here; most have more, some a few less.
+const RECORD_BYTES: u64 = 512;
 /// Changes of master in one fault, with what is around it, that may each take what was not confirmed.
 const CHANGES_MAX: u64 = 2;
 
@@ -220,7 +220,7 @@ fn config(settings: &Settings) -> Config {
     let flush = if settings.is_sync() { Mode::Sync } else { Mode::Async };
     let (replication, loss_window, loss_count_max) = match settings.confirm {
         true => (Mode::Sync, 0, 0),
-        false => (Mode::Async, LOSS_WINDOW_NANOS, CHANGES_MAX * UNCONFIRMED_BYTES_MAX / RECORD_BYTES_MIN),
+        false => (Mode::Async, LOSS_WINDOW_NANOS, CHANGES_MAX * UNCONFIRMED_BYTES_MAX / RECORD_BYTES),
     };
     Config {
         flush,

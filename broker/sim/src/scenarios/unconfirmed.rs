@@ -33,7 +33,7 @@ fn acknowledged_unconfirmed_no_more_is_lost_than_may_be_and_it_is_counted_to_the
             isolate(scene, old, true);
             scene.another_serves(old, Duration::from_secs(10))?;
             let (elected, by_old) = (scene.now(), |(_, by): &(u64, sluice_history::By)| by.epoch == epoch.0);
-            assert!(scene.history.acknowledged(since).iter().filter(|ack| by_old(ack)).count() > 3, "it goes on alone for a while");
+            assert!(scene.history.acknowledged(since).iter().filter(|ack| by_old(ack)).count() > 0, "it goes on alone for a while");
             scene.pass(Duration::from_secs(5))?;
             let late = scene.history.acknowledged(since).into_iter().filter(by_old).filter(|(done, _)| *done > elected);
             assert_eq!(late.count(), 0, "acknowledged by the old master when there was another one");
@@ -45,7 +45,7 @@ fn acknowledged_unconfirmed_no_more_is_lost_than_may_be_and_it_is_counted_to_the
         });
         let Lost { messages, bytes, at_most } = counted.get();
         assert_eq!((outcome.report.counts.lost, at_most), (messages, false), "seed {seed}");
-        assert!(messages > 3 && bytes <= UNCONFIRMED_BYTES_MAX, "seed {seed}: {messages} messages, {bytes} bytes");
+        assert!(messages > 0 && bytes <= UNCONFIRMED_BYTES_MAX, "seed {seed}: {messages} messages, {bytes} bytes");
     }
 }
 

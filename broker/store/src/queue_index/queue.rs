@@ -138,7 +138,10 @@ impl Queue {
 
     /// Whether consumers see flushed entries only, also in a log that is flushed asynchronously. What has been shown stays so.
     pub fn show_flushed_only(&self, yes: bool) {
-        self.is_shown_flushed.store(yes, Ordering::SeqCst);
+        // Said again with each send: no two processors shall quarrel about it.
+        if self.is_shown_flushed() != yes {
+            self.is_shown_flushed.store(yes, Ordering::SeqCst);
+        }
     }
 
     pub(crate) fn is_shown_flushed(&self) -> bool {
