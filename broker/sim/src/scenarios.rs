@@ -168,6 +168,22 @@ fn a_master_that_was_paused_for_a_minute_acknowledges_nothing_when_it_wakes() {
 }
 
 #[test]
+fn when_the_masters_machine_is_gone_the_next_master_does_not_wait_for_a_replica_that_still_looks_there() {
+    play(FlushMode::Sync, 1, |scene| {
+        let (old, epoch) = (scene.the_master(), scene.state().epoch);
+        // No end of a connection tells of it, and whoever connects there waits.
+        scene.links(old, true);
+        scene.coordinator_away(&[old], true);
+        scene.until("another epoch", Duration::from_secs(8), || scene.state().epoch > epoch)?;
+        let took = scene.another_serves(old, Duration::from_secs(5))?;
+        assert!(took < Duration::from_millis(750), "{took:?} from the election to the first client");
+        scene.links(old, false);
+        scene.coordinator_away(&[old], false);
+        scene.await_whole()
+    });
+}
+
+#[test]
 fn a_master_cut_off_from_the_coordinator_goes_on_while_the_whole_set_confirms() {
     play(FlushMode::Sync, 1, |scene| {
         let (before, since) = (scene.state(), scene.now());
