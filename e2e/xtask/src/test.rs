@@ -5,6 +5,7 @@ use anyhow::{Result, ensure};
 use std::{env, process::Command, time::Duration};
 
 const MINUTES_15: Duration = Duration::from_secs(15 * 60);
+const MINUTES_25: Duration = Duration::from_secs(25 * 60);
 
 /// Whatever the crates of the workspace turn on.
 const COORDINATORS: &str = "sluice-group/etcd,sluice-group/kubernetes";
@@ -42,7 +43,7 @@ pub(crate) fn run() -> Result<()> {
         process::run(cargo().args(["deny", "--all-features", "--log-level", "error", "check", "licenses", "bans", "sources"]), Duration::from_secs(120))?;
     }
     process::run(cargo().args(["clippy", "--workspace", "--features", COORDINATORS, "--all-targets", "--locked", "--", "-D", "warnings"]), MINUTES_15)?;
-    process::run(cargo().args(["test", "--workspace", "--features", COORDINATORS, "--locked"]), MINUTES_15)
+    process::run(cargo().args(["test", "--workspace", "--features", COORDINATORS, "--locked"]), MINUTES_25)
 }
 
 #[cfg(test)]
