@@ -84,9 +84,12 @@ pub enum AppendError {
     /// A record larger than a segment can hold.
     #[error("a record of {0} bytes does not fit into a segment")]
     TooLarge(usize),
-    /// The store is closing.
+    /// The store is closing. Nothing was written.
     #[error("the broker is stopping")]
     Stopped,
+    /// Appended, but the store ended before that counted: what follows in the log, here or on another broker, decides whether the records stay.
+    #[error("appended at {place:?}, but this broker was stopped, or ceased to be master, before that counted; it may be stored or not: look, or send it again", place = .0.first().map(|p| p.log_offset))]
+    Ended(Vec<Placed>),
 }
 
 /// What has not come in time.

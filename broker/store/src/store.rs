@@ -363,8 +363,8 @@ impl Store {
         self.shared.writer.is_poisoned.load(Ordering::SeqCst)
     }
 
-    /// Ends as a kill would, without a last flush or checkpoint: for a log that another broker writes on. Whoever waits for an append gets [`AppendError::Stopped`],
-    /// and so do later ones. The directory is free for another opening when everybody has let go of this one.
+    /// Ends as a kill would, without a last flush or checkpoint: for a log that another broker writes on. Whoever waits for an append gets [`AppendError::Ended`], or, if it was not
+    /// appended yet, [`AppendError::Stopped`], as do later ones. The directory is free for another opening when everybody has let go of this one.
     pub fn abandon(&self) {
         self.end();
         self.shared.settle_unconfirmed();

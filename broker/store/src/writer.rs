@@ -626,8 +626,11 @@ impl Shared {
         drop(self.writer.turn.lock());
         let jobs = std::mem::take(&mut self.writer.inbox.lock().jobs);
         let waiters = self.writer.waiters.lock().take();
-        for done in jobs.into_iter().map(|job| job.done).chain(waiters.into_iter().map(|waiter| waiter.done)) {
-            done(Err(AppendError::Stopped));
+        for job in jobs {
+            (job.done)(Err(AppendError::Stopped));
+        }
+        for waiter in waiters {
+            (waiter.done)(Err(AppendError::Ended(waiter.placed)));
         }
         self.turn_end();
     }

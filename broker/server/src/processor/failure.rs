@@ -109,7 +109,8 @@ const fn append_code(error: &AppendError) -> ResponseCode {
     match error {
         AppendError::QueueFull(_) => ResponseCode::SystemBusy,
         AppendError::DiskFull(_) | AppendError::Stopped => ResponseCode::ServiceNotAvailable,
-        AppendError::Poisoned(_) => ResponseCode::SystemError,
+        // It may be stored: no code that says that it is not.
+        AppendError::Poisoned(_) | AppendError::Ended(_) => ResponseCode::SystemError,
         AppendError::Late(late, _) => late_code(*late),
         AppendError::TooLarge(_) => ResponseCode::MessageIllegal,
     }

@@ -61,6 +61,8 @@ fn is_masters_word(outcome: &Outcome, is_success_confirmed: bool) -> bool {
             failure.code,
             // Stored here. A client that is told to ask again would send it twice.
             ResponseCode::FlushDiskTimeout | ResponseCode::FlushSlaveTimeout | ResponseCode::SlaveNotAvailable
+            // May be stored here, and is asked for again in any case; "busy" would say that it is not.
+            | ResponseCode::SystemError
             // Wrong wherever it is asked.
             | ResponseCode::MessageIllegal | ResponseCode::SubscriptionParseFailed | ResponseCode::RequestCodeNotSupported
         ),
@@ -179,7 +181,7 @@ mod tests {
     fn an_old_masters_failures_are_told_only_if_they_are_right_wherever_they_are_asked_for() {
         let (topic, group) = (Topic::new("orders").expect("legal"), Group::new("readers").expect("legal"));
         let ok = |code| Ok(Answer { code, ..Answer::success() });
-        let cases: [(&str, Outcome, bool); 12] = [
+        let cases: [(&str, Outcome, bool); 13] = [
             ("a topic made by the next master", Err(SendError::Topic(TopicError::NotFound("orders".into())).into()), true),
             ("the same, pulled from", Err(PullError::Topic(TopicError::NotFound("orders".into())).into()), true),
             ("a group made by the next master", Err(GroupError::NotFound(group.clone()).into()), true),
@@ -190,6 +192,7 @@ mod tests {
             ("nothing new", ok(ResponseCode::PullNotFound), true),
             ("it is stored, and not confirmed", Err(AppendError::Late(Late::Confirmation, vec![]).into()), false),
             ("the same of a send", Err(Failure::new(ResponseCode::FlushDiskTimeout, "late")), false),
+            ("it is stored, and the role ended before it was confirmed", Err(AppendError::Ended(vec![]).into()), false),
             ("too large for any log", Err(AppendError::TooLarge(9).into()), false),
             ("unknown to this version", Err(Failure::new(ResponseCode::RequestCodeNotSupported, "no")), false),
         ];

@@ -74,6 +74,20 @@ fn an_append_that_nobody_confirms_is_answered_at_its_deadline() {
 }
 
 #[test]
+fn what_was_appended_when_the_log_was_given_up_is_never_told_to_be_unwritten() {
+    let world = world(1, lazy());
+    let store = world.open();
+    let answer = submit(&store, b"open");
+    until("written", || store.marks().appended.0 > 0);
+    store.abandon();
+    // A client that takes it for unwritten does not look for it, and it is there.
+    let ended = answer.recv_timeout(Duration::from_secs(20)).expect("answered");
+    assert!(matches!(&ended, Err(AppendError::Ended(placed)) if placed.len() == 1), "{ended:?}");
+    let late = submit(&store, b"late").recv_timeout(Duration::from_secs(20)).expect("answered");
+    assert_eq!(late, Err(AppendError::Stopped), "nothing of it is written");
+}
+
+#[test]
 fn a_replica_has_the_masters_log_byte_for_byte_over_segments_and_restarts() {
     for seed in 0..12 {
         let (mut ours, mut theirs) = (world(seed, FlushMode::Sync), world(seed + 100, if seed % 2 == 0 { FlushMode::Sync } else { lazy() }));
