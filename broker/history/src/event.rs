@@ -450,6 +450,8 @@ pub struct Config {
     pub write_within: u64,
     /// A backlog is consumed at this rate, in messages a second; 0 promises nothing.
     pub drain_rate_min: u64,
+    /// How long a dead consumer may hold back its backlog before: until its order lock has run out, say.
+    pub held_back_max: u64,
     /// A delayed message is not later than this while all is well.
     pub delay_late_max: u64,
     /// How far two clocks may be apart.
@@ -468,6 +470,7 @@ impl Default for Config {
             loss_count_max: 0,
             write_within: 10 * SECOND,
             drain_rate_min: 1,
+            held_back_max: 0,
             delay_late_max: 2 * SECOND,
             skew_max: SECOND / 10,
             retries_max: 16,

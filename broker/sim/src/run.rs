@@ -68,6 +68,8 @@ impl fmt::Display for Outcome {
 
 /// How long a group may still suffer from a fault that is over: an election, a recovery, a log to catch up with.
 const RECOVERY_NANOS: u64 = 30_000_000_000;
+/// How long a new master keeps a queue for a consumer that held its order lock, dead or not.
+const LOCK_NANOS: u64 = 60_000_000_000;
 /// How long the end of a run may take.
 const END: Duration = Duration::from_secs(300);
 
@@ -228,6 +230,7 @@ fn config(settings: &Settings) -> Config {
         loss_window,
         loss_count_max,
         write_within: RECOVERY_NANOS,
+        held_back_max: LOCK_NANOS,
         delay_late_max: RECOVERY_NANOS,
         retries_max: work::RETRIES_MAX,
         ..Config::default()

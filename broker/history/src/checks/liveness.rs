@@ -170,7 +170,7 @@ fn forgiven(topic: u32, at: u32, since: u64, world: &World) -> u64 {
 fn drain_max(messages: u64, world: &World) -> u64 {
     match world.config.drain_rate_min {
         0 => u64::MAX,
-        rate => world.config.write_within.saturating_add(messages.saturating_mul(1_000_000_000) / rate),
+        rate => world.config.write_within.saturating_add(world.config.held_back_max).saturating_add(messages.saturating_mul(1_000_000_000) / rate),
     }
 }
 

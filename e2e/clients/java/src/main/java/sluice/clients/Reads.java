@@ -31,7 +31,11 @@ final class Reads {
         consumer.start();
         MessageQueue queue = consumer.fetchMessageQueues(topic).iterator().next();
         consumer.assign(List.of(queue));
+        // It pulls at once, and what a pull brings that was under way at a seek the client gives all the same: so that one has to end first.
+        consumer.pause(List.of(queue));
+        Thread.sleep(500);
         consumer.seek(queue, 0);
+        consumer.resume(List.of(queue));
         expect(consumer, 0, 100);
         consumer.seek(queue, 40);
         expect(consumer, 40, 100);
