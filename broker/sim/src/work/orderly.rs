@@ -17,6 +17,10 @@ const LOCK: Duration = Duration::from_secs(30);
 const RENEW: Duration = Duration::from_secs(5);
 
 pub(super) fn hire(crew: &mut Crew<'_>) {
+    // Each change of master keeps a dead owner's lock for a whole expiry more: longer than what retention leaves.
+    if crew.settings.retention.is_some() {
+        return;
+    }
     let queues = crew.settings.queues;
     crew.begin(GROUP, TOPIC);
     crew.hire("keyed", move |mut client, phase| {
@@ -36,8 +40,7 @@ pub(super) fn hire(crew: &mut Crew<'_>) {
                 let name = format!("{name}{id} {}", client.process);
                 Holder { client, name, id }.work(phase);
             };
-            // Each change of master keeps a dead owner's lock for a whole expiry more: longer than what retention leaves.
-            if crew.settings.retention.is_some() { crew.hire(name, work) } else { crew.hire_mortal(name, work) }
+            crew.hire_mortal(name, work);
         }
     }
 }
@@ -100,7 +103,10 @@ impl Holder {
 
     fn unlock(&mut self) {
         let (invoke, request) = (self.client.history.now(), self.request(false));
-        self.client.ask(&request, PATIENCE);
+        if !matches!(self.client.ask(&request, PATIENCE), Reply::Answered(..)) {
+            // It may still arrive, by the connection that was given up, after a lock that is asked for over the next one: that one has to be another client's.
+            self.name = format!("{}'", self.name);
+        }
         // Whether it was heard or not, it does not count any more.
         self.note(invoke, LockResult::Released);
     }
