@@ -229,6 +229,17 @@ pub fn send(client: &mut Client, what: &Sending<'_>) -> Option<Answer> {
     answered
 }
 
+/// Sends ordinary messages to queues by chance until producers end.
+pub fn send_on(client: &mut Client, phase: &Phase, topic: &str, queues: u32) {
+    let mut number = 0;
+    while !phase.is_over() {
+        number += 1;
+        let queue = client.random(queues.into()) as u32;
+        send(client, &Sending::plain(topic, queue, number));
+        about(client, Duration::from_millis(150));
+    }
+}
+
 /// What a consumer reads, and how.
 pub struct Reading<'a> {
     /// Its group.

@@ -325,28 +325,30 @@ fn send(delivery: &Arc<Delivery>, (topic, queue): (&str, u32), group: &str, prop
         batch: false,
         unit_mode: false,
     };
-    let (sender, receiver) = oneshot();
-    delivery.send(request, Box::new(move |result| sender.send(result)));
-    match receiver.recv_timeout(STORE_ANSWER) {
-        Ok(Ok(receipt)) => Answer::Sent {
+    match told(|done| delivery.send(request, done)) {
+        Some(Ok(receipt)) => Answer::Sent {
             offset: receipt.first_queue_offset.0,
             place: receipt.placed.first().map(|placed| placed.log_offset.to_wire()).unwrap_or_default(),
             id: receipt.transaction_id,
         },
-        Ok(Err(error)) => Answer::Refused { is_unknown: matches!(error, SendError::Late(..) | SendError::Store(_)), why: error.to_string() },
-        Err(_) => Answer::Refused { is_unknown: true, why: "no answer in time".to_owned() },
+        Some(Err(error)) => Answer::Refused { is_unknown: matches!(error, SendError::Late(..) | SendError::Store(_)), why: error.to_string() },
+        None => Answer::Refused { is_unknown: true, why: "no answer in time".to_owned() },
     }
 }
 
-fn fetch(delivery: &Arc<Delivery>, group: &str, topic: &str, queue: u32, connection: ConnectionId) -> Answer {
+/// What is told when it is done; `None`: nothing in time.
+fn told<T: Send + 'static>(begin: impl FnOnce(Box<dyn FnOnce(T) + Send>)) -> Option<T> {
     let (sender, receiver) = oneshot();
-    let done = Box::new(move |result| sender.send(result));
-    delivery.query_offset(&self::group(group), &self::topic(topic), queue as i32, true, connection, done);
-    match receiver.recv_timeout(STORE_ANSWER) {
-        Ok(Ok(offset)) => Answer::Offset(Some(offset.0)),
-        Ok(Err(OffsetError::NotFound(..))) => Answer::Offset(None),
-        Ok(Err(error)) => Answer::Refused { is_unknown: false, why: error.to_string() },
-        Err(_) => Answer::Refused { is_unknown: false, why: "no answer in time".to_owned() },
+    begin(Box::new(move |result| sender.send(result)));
+    receiver.recv_timeout(STORE_ANSWER).ok()
+}
+
+fn fetch(delivery: &Arc<Delivery>, group: &str, topic: &str, queue: u32, connection: ConnectionId) -> Answer {
+    match told(|done| delivery.query_offset(&self::group(group), &self::topic(topic), queue as i32, true, connection, done)) {
+        Some(Ok(offset)) => Answer::Offset(Some(offset.0)),
+        Some(Err(OffsetError::NotFound(..))) => Answer::Offset(None),
+        Some(Err(error)) => Answer::Refused { is_unknown: false, why: error.to_string() },
+        None => Answer::Refused { is_unknown: false, why: "no answer in time".to_owned() },
     }
 }
 
@@ -359,12 +361,10 @@ fn commit(delivery: &Arc<Delivery>, (group, topic, queue): (&str, &str, u32), of
             Err(error) => refused(false, &error),
         };
     }
-    let (sender, receiver) = oneshot();
-    delivery.commit_offset_stored(&group, &topic, queue as i32, offset as i64, Box::new(move |result| sender.send(result)));
-    match receiver.recv_timeout(STORE_ANSWER) {
-        Ok(Ok(())) => Answer::Done(true),
-        Ok(Err(error)) => refused(true, &error),
-        Err(_) => refused(true, &"no answer in time"),
+    match told(|done| delivery.commit_offset_stored(&group, &topic, queue as i32, offset as i64, done)) {
+        Some(Ok(())) => Answer::Done(true),
+        Some(Err(error)) => refused(true, &error),
+        None => refused(true, &"no answer in time"),
     }
 }
 
@@ -374,26 +374,22 @@ fn end(delivery: &Arc<Delivery>, group: &str, offset: u64, place: i64, id: &str,
         Action::Rollback => Verdict::Rollback,
         Action::Unknown => Verdict::Unknown,
     };
-    let (sender, receiver) = oneshot();
     let request = EndTransaction { group, queue_offset: offset as i64, log_offset: place, transaction_id: id, verdict };
-    delivery.end_transaction(request, Box::new(move |result| sender.send(result)));
-    match receiver.recv_timeout(STORE_ANSWER) {
-        Ok(Ok(())) => Answer::Done(true),
-        Ok(Err(EndError::Ended(_))) => Answer::Done(false),
-        Ok(Err(error)) => Answer::Refused { is_unknown: true, why: error.to_string() },
-        Err(_) => Answer::Refused { is_unknown: true, why: "no answer in time".to_owned() },
+    match told(|done| delivery.end_transaction(request, done)) {
+        Some(Ok(())) => Answer::Done(true),
+        Some(Err(EndError::Ended(_))) => Answer::Done(false),
+        Some(Err(error)) => Answer::Refused { is_unknown: true, why: error.to_string() },
+        None => Answer::Refused { is_unknown: true, why: "no answer in time".to_owned() },
     }
 }
 
 fn back(delivery: &Arc<Delivery>, group: &str, place: u64, retries_max: u32) -> Answer {
-    let (sender, receiver) = oneshot();
     let max_reconsume_times = Some(retries_max as i32);
     let request = SendBackRequest { group: self::group(group), offset: place as i64, delay_level: 0, max_reconsume_times, unit_mode: false };
-    delivery.send_back(request, Box::new(move |result| sender.send(result)));
-    match receiver.recv_timeout(STORE_ANSWER) {
-        Ok(Ok(())) => Answer::Done(true),
-        Ok(Err(error)) => Answer::Refused { is_unknown: matches!(error, SendBackError::Store(_)), why: error.to_string() },
-        Err(_) => Answer::Refused { is_unknown: true, why: "no answer in time".to_owned() },
+    match told(|done| delivery.send_back(request, done)) {
+        Some(Ok(())) => Answer::Done(true),
+        Some(Err(error)) => Answer::Refused { is_unknown: matches!(error, SendBackError::Store(_)), why: error.to_string() },
+        None => Answer::Refused { is_unknown: true, why: "no answer in time".to_owned() },
     }
 }
 
@@ -403,9 +399,7 @@ fn lock(delivery: &Arc<Delivery>, group: &str, client: &str, topic: &str, queue:
         delivery.locks().unlock(&self::group(group), client, &queues);
         return Answer::Done(true);
     }
-    let (sender, receiver) = oneshot();
-    delivery.locks().lock(&self::group(group), client, &queues, Box::new(move |granted| sender.send(granted)));
-    Answer::Done(receiver.recv_timeout(STORE_ANSWER).is_ok_and(|granted| !granted.is_empty()))
+    Answer::Done(told(|done| delivery.locks().lock(&self::group(group), client, &queues, done)).is_some_and(|granted| !granted.is_empty()))
 }
 
 /// Where a client is, as records and heartbeats have it.

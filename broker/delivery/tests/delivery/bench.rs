@@ -22,6 +22,14 @@ use std::{
 /// Longest real time a test waits for anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Segments small enough for tests.
+pub(crate) const SEGMENT: u64 = 1 << 20;
+
+/// A store where nothing counts as stored before it was confirmed.
+pub(crate) fn replicated() -> StoreOptions {
+    StoreOptions { segment_bytes: SEGMENT, replicated: true, ..StoreOptions::default() }
+}
+
 #[derive(Default)]
 pub(crate) struct Pushes {
     pub(crate) notified: Mutex<Vec<(Group, Vec<ConnectionId>)>>,

@@ -1,6 +1,6 @@
 //! Who owns a queue, also over restarts and changes of master.
 
-use crate::bench::{Bench, PATIENCE, Pushes, group, host, orders};
+use crate::bench::{Bench, PATIENCE, Pushes, SEGMENT, group, host, orders, replicated};
 use parking_lot::Mutex;
 use sluice_delivery::{Delivery, DeliveryOptions};
 use sluice_env::{
@@ -21,18 +21,12 @@ use std::{
     time::Duration,
 };
 
-const SEGMENT: u64 = 1 << 20;
 /// How long a lock lasts in the walk, how long a client works on with one that it was granted, and when a record counts as late: a tenth of what they are in life.
 const EXPIRY: Duration = Duration::from_secs(6);
 const WORKS_ON: Duration = Duration::from_secs(3);
 const DEADLINE: Duration = Duration::from_millis(500);
 
 const NONE: [u32; 0] = [];
-
-/// A store where nothing counts as stored before it was confirmed.
-fn replicated() -> StoreOptions {
-    StoreOptions { segment_bytes: SEGMENT, replicated: true, ..StoreOptions::default() }
-}
 
 fn replicated_bench() -> Bench {
     let (_, disk, clock) = sim::env(3);

@@ -1,6 +1,6 @@
 //! When a committed offset may be told, and what a told one survives.
 
-use crate::bench::{Bench, PATIENCE, Pushes, group, host, message, pull_of, topic};
+use crate::bench::{Bench, PATIENCE, Pushes, group, host, message, pull_of, replicated, topic};
 use parking_lot::Mutex;
 use sluice_delivery::{
     ConnectionId, Delivery, DeliveryOptions, OffsetError, OffsetReset, PullRequest, PullStatus, ResetError, ResetTo, SubscriptionGroupConfig, TopicConfig,
@@ -22,13 +22,6 @@ use std::{
     },
     time::Duration,
 };
-
-const SEGMENT: u64 = 1 << 20;
-
-/// A store where nothing counts as stored before it was confirmed.
-fn replicated() -> StoreOptions {
-    StoreOptions { segment_bytes: SEGMENT, replicated: true, ..StoreOptions::default() }
-}
 
 /// A broker of a group, with a message in each queue of `orders`.
 fn replicated_bench(flush: FlushMode) -> Bench {

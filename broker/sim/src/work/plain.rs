@@ -1,8 +1,7 @@
 //! Ordinary messages to queues in turn, and a consumer for each queue.
 
-use crate::load::{Crew, Reading, Sending, about, send};
+use crate::load::{Crew, Reading, send_on};
 use sluice_history::Kind;
-use std::time::Duration;
 
 /// The topic.
 pub(super) const TOPIC: &str = "orders";
@@ -12,15 +11,7 @@ pub(super) fn hire(crew: &mut Crew<'_>) {
     let queues = crew.settings.queues;
     crew.begin(GROUP, TOPIC);
     for _ in 0..3 {
-        crew.hire_mortal("producer", move |mut client, phase| {
-            let mut number = 0;
-            while !phase.is_over() {
-                number += 1;
-                let queue = client.random(queues.into()) as u32;
-                send(&mut client, &Sending::plain(TOPIC, queue, number));
-                about(&client, Duration::from_millis(150));
-            }
-        });
+        crew.hire_mortal("producer", move |mut client, phase| send_on(&mut client, phase, TOPIC, queues));
     }
     for queue in 0..queues {
         crew.hire_mortal("consumer", move |mut client, phase| {

@@ -2,7 +2,7 @@
 
 use crate::{
     client::Client,
-    load::{Crew, Phase, Reading, Sending, about, queue, send},
+    load::{Crew, Phase, Reading, about, queue, send_on},
     node,
 };
 use sluice_history::{Kind, Revoked, What};
@@ -27,15 +27,7 @@ struct Turn {
 pub(super) fn hire(crew: &mut Crew<'_>) {
     let queues = crew.settings.queues;
     crew.begin(GROUP, TOPIC);
-    crew.hire("moving", move |mut client, phase| {
-        let mut number = 0;
-        while !phase.is_over() {
-            number += 1;
-            let queue = client.random(queues.into()) as u32;
-            send(&mut client, &Sending::plain(TOPIC, queue, number));
-            about(&client, Duration::from_millis(150));
-        }
-    });
+    crew.hire("moving", move |mut client, phase| send_on(&mut client, phase, TOPIC, queues));
     for id in 0..queues {
         let turn = Arc::<Turn>::default();
         for me in 0..2 {
