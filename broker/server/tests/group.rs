@@ -422,6 +422,8 @@ async fn a_replica_whose_disk_was_lost_takes_all_anew_and_is_as_good_as_the_othe
     }
     let (wiped, other) = ((master + 1) % 3, (master + 2) % 3);
     kill(&mut group, wiped);
+    // A master that has not seen it go would still count it below, with nothing on its disk.
+    assert_eq!(group.await_master(&admin, 1).await, master, "{}", group.logs());
     std::fs::remove_dir_all(group.dir.path().join(format!("data-{wiped}"))).expect("there");
     start_again(&mut group, wiped);
     assert_eq!(group.await_master(&admin, 2).await, master, "{}", group.logs());
