@@ -142,10 +142,13 @@ fn value(process: u32, number: u32, body: &[u8]) -> Value {
     Value { process, number, body: crc32fast::hash(body), properties: 0 }
 }
 
+/// Two numbers, and a space behind each.
+const NAME_BYTES_MAX: usize = 22;
+
 /// The value that a body names; one that nobody sent, if it names none.
 #[must_use]
 pub fn value_of(body: &[u8]) -> Value {
-    let text = String::from_utf8_lossy(body);
+    let text = String::from_utf8_lossy(&body[..body.len().min(NAME_BYTES_MAX)]);
     let mut words = text.split(' ').map(|word| word.parse().unwrap_or(u32::MAX));
     let (process, number) = (words.next().unwrap_or(u32::MAX), words.next().unwrap_or(u32::MAX));
     value(process, number, body)

@@ -1,4 +1,4 @@
-//! What simulated clients and brokers say to each other: a length and JSON. It stands for the remoting protocol, whose network side belongs to the server's runtime.
+//! What simulated clients and brokers say to each other: a length and postcard. It stands for the remoting protocol, whose network side belongs to the server's runtime.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sluice_env::{Connection, sync::Mutex};
@@ -19,8 +19,8 @@ pub enum Request {
         /// Properties, as on the wire.
         properties: String,
         /// Body.
-        #[serde(with = "text")]
-        body: Vec<u8>,
+            #[serde(with = "serde_bytes")]
+            body: Vec<u8>,
     },
     /// Where a queue ends.
     End {
@@ -127,7 +127,7 @@ pub struct Came {
     /// Where it lies.
     pub place: u64,
     /// Its body.
-    #[serde(with = "text")]
+    #[serde(with = "serde_bytes")]
     pub body: Vec<u8>,
     /// Its properties.
     pub properties: String,
@@ -184,20 +184,6 @@ pub struct Signed {
     pub answer: Answer,
 }
 
-/// Bytes as a text with a character for each, which is far less work than a list of numbers.
-mod text {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub(super) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&bytes.iter().copied().map(char::from).collect::<String>())
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
-        let text = String::deserialize(from)?;
-        text.chars().map(|letter| u8::try_from(letter).map_err(|_| D::Error::custom(format!("{letter:?} is no byte")))).collect()
-    }
-}
-
 /// What is read at once.
 const PIECE_BYTES: usize = 16 << 10;
 
@@ -211,7 +197,7 @@ pub struct Question {
     /// Its transaction.
     pub id: String,
     /// Its body.
-    #[serde(with = "text")]
+    #[serde(with = "serde_bytes")]
     pub body: Vec<u8>,
     /// The how many'th question about it this is.
     pub times: u32,
@@ -235,10 +221,8 @@ pub struct Mouth {
 impl Mouth {
     /// Says it.
     pub fn say(&self, what: &impl Serialize, timeout: Duration) -> io::Result<()> {
-        let mut bytes = vec![0; 4];
-        serde_json::to_writer(&mut bytes, what)?;
-        let length = bytes.len() as u32 - 4;
-        bytes[..4].copy_from_slice(&length.to_be_bytes());
+        let said = postcard::to_allocvec(what).map_err(io::Error::other)?;
+        let bytes = [&(said.len() as u32).to_be_bytes(), &said[..]].concat();
         let _one = self.speaks.lock();
         self.connection.write_all(&bytes, timeout)
     }
@@ -276,8 +260,8 @@ impl Talk {
         loop {
             if let Some((length, rest)) = self.buffer.split_first_chunk::<4>() {
                 let length = u32::from_be_bytes(*length) as usize;
-                if let Some(json) = rest.get(..length) {
-                    let heard = serde_json::from_slice(json)?;
+                if let Some(said) = rest.get(..length) {
+                    let heard = postcard::from_bytes(said).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
                     self.buffer.drain(..4 + length);
                     return Ok(heard);
                 }
@@ -292,18 +276,5 @@ impl Talk {
     /// Ends it.
     pub fn close(&self) {
         self.connection.close();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_byte_of_a_body_comes_as_it_was_sent() {
-        let body: Vec<u8> = (0..=255).collect();
-        let said = Came { offset: 1, place: 2, body, properties: String::new(), attempt: 0 };
-        let json = serde_json::to_vec(&said).unwrap();
-        assert_eq!(serde_json::from_slice::<Came>(&json).unwrap(), said);
     }
 }

@@ -71,6 +71,11 @@ impl Condvar {
         self.waiting.wake_one() || self.inner.notify_one()
     }
 
+    /// Ends the waits of simulated threads at that time of the simulation, if they last so long.
+    pub(crate) fn hasten(&self, at: Duration) {
+        self.waiting.hasten(at);
+    }
+
     /// Wakes all waiters; how many there were.
     pub fn notify_all(&self) -> usize {
         self.waiting.wake_all() + self.inner.notify_all()

@@ -245,8 +245,8 @@ impl Pipe {
                 self.network.0.scheduler.note_net(self.from, self.to, hash_bytes(now));
                 // Without power nothing is received, and so nothing leaves the window.
                 let due = if flow.end == Some(End::Silent) { Duration::MAX } else { self.now().saturating_add(self.network.delay(self.from, self.to)) };
-                flow.put(due, now);
-                self.changed.notify_all();
+                let there = flow.put(due, now);
+                self.changed.hasten(there);
                 bytes = later;
                 continue;
             }
@@ -261,10 +261,12 @@ impl Pipe {
 }
 
 impl Flow {
-    fn put(&mut self, due: Duration, bytes: &[u8]) {
+    /// When it will be there.
+    fn put(&mut self, due: Duration, bytes: &[u8]) -> Duration {
         self.newest = self.newest.max(due);
         self.bytes += bytes.len();
         self.pieces.push_back((self.newest, bytes.to_vec()));
+        self.newest
     }
 
     fn take(&mut self, into: &mut [u8]) -> usize {

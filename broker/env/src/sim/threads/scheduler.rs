@@ -8,7 +8,7 @@ use super::{
 use crate::{
     Rng,
     sim::{
-        entropy::{SimRng, hash},
+        entropy::{SimRng, fingerprint, hash},
         fault::Op,
     },
 };
@@ -112,6 +112,8 @@ struct Inner {
     sleeping: BTreeSet<(Duration, usize)>,
     /// Threads have been condemned and still have their stacks.
     reap_due: bool,
+    /// Nobody outside looks at anything between two turns before that time.
+    straight_until: Option<Duration>,
     halted: Option<Halt>,
 }
 
@@ -153,7 +155,7 @@ enum Idle {
 
 impl Inner {
     fn note(&mut self, event: Event, parts: [u64; 3]) {
-        self.trace = hash(&[self.trace, event as u64, self.now.as_nanos() as u64, parts[0], parts[1], parts[2]]);
+        self.trace = fingerprint(self.trace, [event as u64, self.now.as_nanos() as u64].into_iter().chain(parts));
     }
 
     fn wake(&mut self, id: usize, woken: bool) {
@@ -196,6 +198,27 @@ impl Inner {
             };
             self.note(Event::Time, [0; 3]);
         }
+    }
+
+    /// Whether the thread that gives way here is the next one all the same. Then its next turn begins, all but the change of stacks, which is most of what a turn costs.
+    fn runs_on(&mut self, id: usize) -> bool {
+        let Some(deadline) = self.straight_until else { return false };
+        if self.reap_due || self.halted.is_some() || !self.paused.is_empty() {
+            return false;
+        }
+        let mut sleeping = self.sleeping.iter().map(|(until, _)| *until);
+        let (from, is_next) = match self.threads[id].state {
+            State::Runnable => (self.now, self.runnable.len() == 1),
+            State::Blocked { until: Some(until), .. } => (until.max(self.now), self.runnable.is_empty() && sleeping.next() == Some(until)),
+            _ => return false,
+        };
+        if !is_next || from >= deadline || sleeping.next().is_some_and(|other| other <= from) {
+            return false;
+        }
+        let Next::Turn(next) = self.next(deadline, Idle::Waits) else { unreachable!("it can run, and before the deadline") };
+        debug_assert_eq!(next, id);
+        self.threads[id].state = State::Running;
+        true
     }
 
     /// A thread that can run, by its place.
@@ -280,6 +303,16 @@ impl Inner {
         }
     }
 
+    /// Lets a thread that still waits do so until then at most.
+    fn hasten(&mut self, id: usize, wait: u64, at: Duration) {
+        let thread = &mut self.threads[id];
+        let State::Blocked { until, .. } = &mut thread.state else { return };
+        if thread.wait == wait && until.is_none_or(|until| at < until) {
+            until.replace(at).map(|until| self.sleeping.remove(&(until, id)));
+            self.sleeping.insert((at, id));
+        }
+    }
+
     fn wake_if_waiting(&mut self, id: usize, wait: u64) -> bool {
         let waits = self.threads[id].wait == wait && matches!(self.threads[id].state, State::Blocked { .. });
         if waits {
@@ -304,6 +337,7 @@ impl Scheduler {
             runnable: Vec::new(),
             sleeping: BTreeSet::new(),
             reap_due: false,
+            straight_until: None,
             halted: None,
         };
         Arc::new(Self { home: thread::current().id(), seed, inner: Mutex::new(inner) })
@@ -387,6 +421,10 @@ impl Scheduler {
         self.inner.lock().wake_if_waiting(id, wait)
     }
 
+    pub(super) fn hasten(&self, id: usize, wait: u64, at: Duration) {
+        self.inner.lock().hasten(id, wait, at);
+    }
+
     /// How it ended, once it has.
     pub(super) fn outcome(&self, id: usize) -> Option<Result<(), String>> {
         let inner = self.inner.lock();
@@ -406,7 +444,10 @@ impl Scheduler {
     /// Runs threads for that time; that none can run before it is over is no harm.
     pub(super) fn run_for(self: &Arc<Self>, time: Duration) -> Result<(), Halt> {
         let deadline = self.now().saturating_add(time);
-        self.run(deadline, Idle::Waits, || false).map(drop)
+        self.inner.lock().straight_until = Some(deadline);
+        let end = self.run(deadline, Idle::Waits, || false).map(drop);
+        self.inner.lock().straight_until = None;
+        end
     }
 
     /// Runs threads until `stop` says so (true) or the deadline has come (false).
@@ -584,6 +625,9 @@ impl Current {
                 inner.sleeping.insert((until, self.id));
             }
             inner.look_for_circle(self.id);
+            if inner.runs_on(self.id) {
+                return inner.threads[self.id].woken;
+            }
         }
         self.switch();
         self.scheduler.inner.lock().threads[self.id].woken
@@ -597,6 +641,9 @@ impl Current {
             let mut inner = self.scheduler.inner.lock();
             inner.threads[self.id].state = State::Runnable;
             inner.runnable.push(self.id);
+            if inner.runs_on(self.id) {
+                return;
+            }
         }
         self.switch();
     }

@@ -108,6 +108,15 @@ impl WaitList {
         woken
     }
 
+    /// Lets each wait until then at most: there is something for it at that time, and nothing before.
+    pub(crate) fn hasten(&self, at: Duration) {
+        for ticket in &*self.0.lock() {
+            if let Some(scheduler) = ticket.scheduler.upgrade() {
+                scheduler.hasten(ticket.thread, ticket.wait, at);
+            }
+        }
+    }
+
     pub(crate) fn wake_one(&self) -> bool {
         loop {
             let Some(ticket) = self.0.lock().pop_front() else { return false };
@@ -119,7 +128,13 @@ impl WaitList {
     }
 
     pub(crate) fn wake_all(&self) -> usize {
-        let waiting = std::mem::take(&mut *self.0.lock());
+        let waiting = {
+            let mut waiting = self.0.lock();
+            if waiting.is_empty() {
+                return 0;
+            }
+            std::mem::take(&mut *waiting)
+        };
         waiting.iter().filter(|ticket| ticket.wake()).count()
     }
 }
