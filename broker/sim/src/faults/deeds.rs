@@ -93,8 +93,8 @@ impl Plan {
                 world.brokers[any].slow_disk(2 << self.below(8));
                 self.one(move |world| world.brokers[any].slow_disk(1))
             }
-            Fault::DiskError => return Ok(self.disk_error(world, any, is_well, FaultKind::Eio)),
-            Fault::ShortWrite => return Ok(self.disk_error(world, any, is_well, FaultKind::ShortWrite(self.below(600) as usize))),
+            Fault::DiskError => return self.disk_error(world, any, is_well, FaultKind::Eio),
+            Fault::ShortWrite => return self.disk_error(world, any, is_well, FaultKind::ShortWrite(self.below(600) as usize)),
             Fault::Reset => {
                 world.sim.network().reset(&world.brokers[any], &world.brokers[other]);
                 Vec::new()
@@ -304,10 +304,11 @@ impl Plan {
         vec![(time, Box::new(|_| {}))]
     }
 
-    /// One call fails, the next of its kind or one soon after. Under asynchronous flush what had not been flushed may be lost by that.
-    fn disk_error(&self, world: &World<'_>, index: usize, is_well: bool, kind: FaultKind) -> Option<Mends> {
+    /// One call fails, the next of its kind or one soon after. Under asynchronous flush what had not been flushed may be lost by that. After a failed sync the power may
+    /// go: only then is what it left undone seen to be missing.
+    fn disk_error(&self, world: &World<'_>, index: usize, is_well: bool, kind: FaultKind) -> Result<Option<Mends>, Halt> {
         if !world.settings.is_sync() && !self.may_lose(world, &[index], is_well) {
-            return None;
+            return Ok(None);
         }
         let op = match kind {
             FaultKind::ShortWrite(_) => Op::Write,
@@ -315,7 +316,12 @@ impl Plan {
         };
         tracing::info!(id = index + 1, ?op, ?kind, "a call to the disk will fail");
         world.brokers[index].disk().inject(sim::Fault::once(op, kind).after(self.below(20)));
-        Some(self.one(move |world| world.brokers[index].disk().heal()))
+        let mut mends = self.one(move |world| world.brokers[index].disk().heal());
+        if op == Op::Sync && world.settings.is_sync() && self.below(2) == 0 {
+            world.pass(Duration::from_millis(self.below(500)))?;
+            mends.extend(self.down(world, &[index], Down::WithoutPower, is_well).unwrap_or_default());
+        }
+        Ok(Some(mends))
     }
 
     fn slow(&self, world: &World<'_>, links: Vec<(usize, usize)>) -> Mends {
