@@ -3,7 +3,7 @@
 use super::{
     RunError,
     machine::memory_share,
-    member::{self, Mastership},
+    member::Mastership,
     registration::Registration,
     stores::Places,
 };
@@ -145,8 +145,8 @@ impl Broker {
 
     /// Lets another member be master, if there is one that can.
     pub(super) fn leave(&self) {
-        if let Self::Member { member, .. } = self {
-            member::leave(member);
+        if let Self::Member { member, mastership, .. } = self {
+            mastership.leave(member);
         }
     }
 
