@@ -118,18 +118,12 @@ impl Processor {
             let reply = Reply::new(connection, &frame.header, permit, &self.metrics, None);
             return group::handle(member, side.address(), code, &frame, reply);
         }
+        let as_master = |frame, permit| self.as_master(side, code, connection, frame, permit);
         match side.forwards() {
-            Some(forwards) if code == Code::SluiceGiveBack => {
-                forwards.give_back(connection.id());
-                Reply::new(connection, &frame.header, permit, &self.metrics, None).outcome(Ok(Answer::success()));
-            }
-            // Not before what has come earlier.
-            Some(forwards) if forwards.carries(connection.id()) => forwards.frame(connection, frame, permit),
-            forwards => {
-                let Err((frame, permit)) = self.as_master(side, code, connection, frame, permit) else { return };
-                match forwards {
-                    Some(forwards) => forwards.frame(connection, frame, permit),
-                    None => Reply::new(connection, &frame.header, permit, &self.metrics, None).not_supported(),
+            Some(forwards) => forwards.pass(connection, frame, permit, as_master),
+            None => {
+                if let Err((frame, permit)) = as_master(frame, permit) {
+                    Reply::new(connection, &frame.header, permit, &self.metrics, None).not_supported();
                 }
             }
         }

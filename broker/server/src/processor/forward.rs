@@ -18,7 +18,7 @@ use carrier::Carrier;
 use frames::Waiting;
 use parking_lot::Mutex;
 use sluice_delivery::ConnectionId;
-use sluice_protocol::{Frame, FrameLimits, Header, ResponseCode};
+use sluice_protocol::{Frame, FrameLimits, Header, RequestCode, ResponseCode};
 use std::{
     collections::HashMap,
     sync::{
@@ -145,14 +145,32 @@ impl Forwards {
         }
     }
 
+    /// Takes a frame: `serve` does what is for this broker as master, or gives it back; what comes after something that waits comes to wait too.
+    pub(super) fn pass<S>(self: &Arc<Self>, connection: &Arc<Connection>, frame: Frame, permit: Permit, serve: S)
+    where
+        S: FnOnce(Frame, Permit) -> Result<(), (Frame, Permit)>,
+    {
+        if frame.header.request_code() == Some(RequestCode::SluiceGiveBack) {
+            self.give_back(connection.id());
+            return answer(connection, &frame.header, ResponseCode::Success, "what was waiting is given back");
+        }
+        let (frame, permit) = match self.carries(connection.id()) {
+            true => (frame, permit),
+            false => match serve(frame, permit) {
+                Ok(()) => return,
+                Err(back) => back,
+            },
+        };
+        self.hand_on(connection, frame, permit);
+    }
+
     /// Whether frames of that connection wait, or may: then the next ones come after them, also when this broker is master by now.
-    pub(super) fn carries(&self, connection: ConnectionId) -> bool {
+    fn carries(&self, connection: ConnectionId) -> bool {
         // A way is begun by its connection's own task, which so sees it here; a way that has ended is seen to have served all that waited.
         self.count.load(Ordering::Acquire) > 0 && self.ways.lock().contains_key(&connection)
     }
 
-    /// Hands a frame on.
-    pub(super) fn frame(self: &Arc<Self>, connection: &Arc<Connection>, frame: Frame, permit: Permit) {
+    fn hand_on(self: &Arc<Self>, connection: &Arc<Connection>, frame: Frame, permit: Permit) {
         let waiting = Waiting::new(frame, permit);
         let refused = {
             let mut ways = self.ways.lock();
@@ -170,7 +188,7 @@ impl Forwards {
     }
 
     /// What waits here on this connection is wanted back by the member that has handed it on: it knows another master.
-    pub(super) fn give_back(&self, connection: ConnectionId) {
+    fn give_back(&self, connection: ConnectionId) {
         if let Some(way) = self.ways.lock().get(&connection) {
             way.give_back.send_replace(true);
         }

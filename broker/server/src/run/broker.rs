@@ -1,12 +1,6 @@
 //! Opening and closing the broker's part: store, delivery, the identity under which clients find it.
 
-use super::{
-    RunError,
-    machine::memory_share,
-    member::Mastership,
-    registration::Registration,
-    stores::Places,
-};
+use super::{RunError, machine::memory_share, member::Mastership, registration::Registration, stores::Places};
 use crate::{
     config::{BrokerIdentity, Config, FlushKind},
     net::Net,

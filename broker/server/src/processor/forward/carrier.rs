@@ -180,7 +180,7 @@ impl Carrier {
         let (forwards, connection, frames) = (&*self.forwards, &self.connection, &self.frames);
         let way = Way { forwards, connection, frames, place: &place, more: Notify::new() };
         let ended = way.lead(stream, &mut self.waiting, &mut self.master).await;
-        tracing::debug!(peer = %self.connection.peer(), place, ?ended, "the way to the master has ended");
+        tracing::debug!(peer = %self.connection.peer(), place, %ended, "the way to the master has ended");
         if matches!(ended, Ended::Client) {
             return;
         }

@@ -8,7 +8,7 @@ use crate::net::Connection;
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use sluice_protocol::{ExtFields, Frame, FrameLimits, Header, RequestCode as Code, ResponseCode, Step, next_frame};
-use std::{io, sync::Arc, time::Duration};
+use std::{fmt, io, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
@@ -25,7 +25,6 @@ const WRITE: Duration = Duration::from_secs(10);
 const DRAIN: Duration = Duration::from_millis(500);
 
 /// Why a way has ended.
-#[derive(Debug)]
 pub(super) enum Ended {
     /// Another one is master.
     Changed,
@@ -52,6 +51,17 @@ impl Mark {
             UNDONE => Self::Undone,
             // The one that says least.
             _ => Self::Void,
+        }
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Changed => f.write_str("another one is master"),
+            Self::GivenBack => f.write_str("it says that it is not master"),
+            Self::Broken(error) => error.fmt(f),
+            Self::Client => f.write_str("the client has gone"),
         }
     }
 }
