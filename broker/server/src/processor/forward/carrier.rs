@@ -111,7 +111,7 @@ impl Carrier {
     }
 
     /// Whether this way has ended, with nothing waiting in it.
-    fn end(&self) -> bool {
+    pub(super) fn end(&self) -> bool {
         self.forwards.remove(self.connection.id(), || self.waiting.is_empty())
     }
 
@@ -170,7 +170,7 @@ impl Carrier {
         self.end()
     }
 
-    fn next(&mut self) -> Option<Waiting> {
+    pub(super) fn next(&mut self) -> Option<Waiting> {
         self.frames.get_mut().queue.pop_front().or_else(|| self.waiting.try_recv().ok())
     }
 

@@ -33,10 +33,10 @@ pub(super) struct Terms {
 }
 
 impl Waiting {
-    pub(super) fn new(frame: Frame, permit: Permit) -> Self {
+    pub(super) fn new(frame: Frame, permit: impl Into<Option<Permit>>) -> Self {
         let (since, is_from_member) = (Instant::now(), frame.header.ext.get(FORWARDED).is_some());
         let terms = Terms { since, until: since + MASTER_WAIT, is_from_member, repeats: 0 };
-        Self { frame, permit: Some(permit), terms }
+        Self { frame, permit: permit.into(), terms }
     }
 
     pub(super) fn header(&self) -> &Header {
@@ -234,5 +234,57 @@ impl Frames {
         self.queue = again;
         self.is_writing = false;
         unknown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sluice_protocol::ExtFields;
+
+    fn waiting(code: Code, body: &'static str) -> Waiting {
+        Waiting::new(Frame { header: Header::request(code, 1, ExtFields::new()), body: Bytes::from_static(body.as_bytes()) }, None)
+    }
+
+    fn bodies<'a>(frames: impl IntoIterator<Item = &'a Waiting>) -> Vec<&'a [u8]> {
+        frames.into_iter().map(|waiting| &*waiting.frame.body).collect()
+    }
+
+    #[test]
+    fn what_is_handed_on_again_comes_before_what_has_waited_behind_it_and_what_may_be_done_is_left_out() {
+        let mut frames = Frames::default();
+        let take = |frames: &mut Frames, code, body| frames.take(waiting(code, body)).map(|taken| taken.0).map_err(|_| "fits").expect("small");
+        let back = take(&mut frames, Code::SendMessageV2, "given back");
+        let read = take(&mut frames, Code::GetMaxOffset, "read");
+        let sent = take(&mut frames, Code::SendMessageV2, "sent");
+        let beat = take(&mut frames, Code::HeartBeat, "beat");
+        let done = take(&mut frames, Code::SendMessageV2, "done");
+        take(&mut frames, Code::SendMessageV2, "half written");
+        frames.queue.push_back(waiting(Code::SendMessageV2, "behind"));
+        for opaque in [back, read, sent, beat, done] {
+            frames.written(opaque);
+        }
+        frames.given_back(back);
+        assert!(frames.answered(done).is_some() && frames.answered(done).is_none());
+        let unknown = frames.settle(false);
+        assert_eq!(bodies(&unknown), [&b"sent"[..], b"beat"]);
+        assert_eq!(bodies(&frames.queue), [&b"given back"[..], b"read", b"half written", b"behind"]);
+        assert!(!frames.owes(false));
+    }
+
+    #[test]
+    fn a_read_that_nobody_answers_is_given_up_at_last() {
+        let mut frames = Frames::default();
+        frames.queue.push_back(waiting(Code::GetMaxOffset, "read"));
+        let mut times = 0;
+        while let Some(next) = frames.queue.pop_front() {
+            let (opaque, ..) = frames.take(next).map_err(|_| "fits").expect("small");
+            frames.written(opaque);
+            times += 1;
+            if let Some(given_up) = frames.settle(true).pop() {
+                assert_eq!(&*given_up.frame.body, b"read");
+            }
+        }
+        assert_eq!(times, REPEATS_MAX + 1);
     }
 }

@@ -19,6 +19,8 @@ struct MemberSide {
     forwards: Arc<Forwards>,
     is_master: AtomicBool,
     served: Arc<Mutex<Vec<Served>>>,
+    /// The last one that something came over.
+    connection: Mutex<Option<Arc<Connection>>>,
 }
 
 /// Who has served which code and body.
@@ -26,6 +28,7 @@ type Served = (usize, i32, String);
 
 impl Service for MemberSide {
     fn on_frame(&self, connection: &Arc<Connection>, frame: Frame, permit: Permit) {
+        *self.connection.lock() = Some(Arc::clone(connection));
         if frame.header.request_code() == Some(Code::HeartBeat) {
             self.forwards.remember(connection, &frame);
         }
@@ -64,7 +67,7 @@ struct Member {
 impl Member {
     async fn start(name: usize, served: &Arc<Mutex<Vec<Served>>>) -> Self {
         let forwards = Forwards::new(FrameLimits::default(), Handle::current());
-        let side = Arc::new(MemberSide { name, forwards, is_master: AtomicBool::new(false), served: Arc::clone(served) });
+        let side = Arc::new(MemberSide { name, forwards, is_master: AtomicBool::new(false), served: Arc::clone(served), connection: Mutex::default() });
         let here: Weak<MemberSide> = Arc::downgrade(&side);
         side.forwards.set_here(here);
         let listener = Listener::bind("127.0.0.1:0".parse().expect("literal"), &Net::new(NetLimits::default()), side.clone()).await.expect("a free port");
@@ -178,6 +181,22 @@ impl Peer {
         assert!(frame.header.is_response() && frame.header.opaque == opaque, "not the answer to {opaque}: {:?}", frame.header);
         assert_eq!(frame.header.ext.get(NOT_MASTER), None, "clients do not see that");
         frame.header.response_code()
+    }
+
+    /// Sends numbered frames, some of them ahead of their answers, all of which are to be successes, in order. How many it were.
+    async fn asks_until(mut self, stop: &AtomicBool) -> i32 {
+        let (mut asked, mut answered) = (0, 0);
+        while !stop.load(Ordering::SeqCst) || answered < asked {
+            while !stop.load(Ordering::SeqCst) && asked < answered + 50 {
+                self.ask(Code::SendMessageV2, asked, &asked.to_string()).await;
+                asked += 1;
+            }
+            if answered < asked {
+                assert_eq!(self.gets(answered).await, Some(ResponseCode::Success));
+                answered += 1;
+            }
+        }
+        asked
     }
 
     async fn is_left_alone(&mut self) -> bool {
@@ -467,6 +486,44 @@ async fn who_becomes_master_serves_what_has_waited_before_what_comes_and_knows_i
     assert_eq!(member.side.forwards.count.load(Ordering::SeqCst), 0, "a master has no ways");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn however_often_the_role_comes_and_goes_nothing_is_lost_or_overtaken() {
+    let member = Member::alone().await;
+    let stop = AtomicBool::new(false);
+    let client = member.connect().await.asks_until(&stop);
+    let changes = async {
+        for _ in 0..1000 {
+            member.become_master();
+            sleep(Duration::from_micros(500)).await;
+            member.cease();
+            tokio::task::yield_now().await;
+        }
+        member.become_master();
+        stop.store(true, Ordering::SeqCst);
+    };
+    let (asked, ()) = timeout(Duration::from_secs(60), async { tokio::join!(client, changes) }).await.expect("no hang");
+    assert_eq!(member.served(), (0..asked).map(|n| n.to_string()).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_way_does_not_end_while_a_frame_is_in_it() {
+    let member = Member::alone().await;
+    member.become_master();
+    let mut client = member.connect().await;
+    client.ask(Code::SendMessageV2, 1, "x").await;
+    client.gets(1).await;
+    let (forwards, connection) = (&member.side.forwards, member.side.connection.lock().clone().expect("there"));
+    let (frames, receiver) = mpsc::channel(1);
+    let way = WayIn { frames, give_back: watch::Sender::new(false) };
+    let mut carrier = Carrier::new(Arc::clone(forwards), Arc::clone(&connection), receiver, way.give_back.subscribe());
+    assert!(way.frames.try_send(Waiting::new(Frame::without_body(forwarded(1)), None)).is_ok());
+    forwards.ways.lock().insert(connection.id(), way);
+    forwards.count.store(1, Ordering::SeqCst);
+    assert!(!carrier.end() && forwards.carries(connection.id()));
+    assert!(carrier.next().is_some());
+    assert!(carrier.end() && !forwards.carries(connection.id()));
+}
+
 #[tokio::test]
 async fn the_next_master_knows_a_client_that_asks_for_nothing() {
     let (member, old, new) = (Member::alone().await, FakeMaster::start().await, FakeMaster::start().await);
@@ -502,20 +559,7 @@ async fn through_a_chain_of_masters_every_frame_of_an_old_connection_is_served_o
         }
     };
     let stop = AtomicBool::new(false);
-    let client = async {
-        let (mut peer, mut asked) = (members[0].connect().await, 0);
-        let mut answered = 0;
-        while !stop.load(Ordering::SeqCst) || answered < asked {
-            while !stop.load(Ordering::SeqCst) && asked < answered + 50 {
-                peer.ask(Code::SendMessageV2, asked, &asked.to_string()).await;
-                asked += 1;
-            }
-            let header = peer.read().await.header;
-            assert_eq!((header.response_code(), header.opaque), (Some(ResponseCode::Success), answered), "{:?}", header.remark);
-            answered += 1;
-        }
-        asked
-    };
+    let client = members[0].connect().await.asks_until(&stop);
     let changes = async {
         let mut master = 0;
         members[0].become_master();
