@@ -122,14 +122,14 @@ impl Processor {
         match side.forwards() {
             Some(forwards) => forwards.pass(connection, frame, permit, as_master),
             None => {
-                if let Err((frame, permit)) = as_master(frame, permit) {
+                if let Some((frame, permit)) = as_master(frame, permit) {
                     Reply::new(connection, &frame.header, permit, &self.metrics, None).not_supported();
                 }
             }
         }
     }
 
-    /// Handles a request here, if this broker is master now.
+    /// Handles a request here, or gives it back: this broker is not master now.
     fn as_master<P: Into<Option<Permit>>>(
         &self,
         side: &BrokerSide,
@@ -137,14 +137,14 @@ impl Processor {
         connection: &Arc<Connection>,
         frame: Frame,
         permit: P,
-    ) -> Result<(), (Frame, P)> {
-        let Some((processor, fence)) = side.master() else { return Err((frame, permit)) };
+    ) -> Option<(Frame, P)> {
+        let Some((processor, fence)) = side.master() else { return Some((frame, permit)) };
         let Frame { header, body } = frame;
         // What waits for the log is as good as its confirmation; everything else is a master's word, and must still be one when it is given.
         let fence = if waits_for_the_log(code) { fence.map(Fence::confirming_success) } else { fence };
         let reply = Reply::new(connection, &header, permit, &self.metrics, fence);
         processor.handle(code, &Request { header: &header, body, connection }, reply);
-        Ok(())
+        None
     }
 }
 
@@ -153,11 +153,11 @@ impl Here for Processor {
         self.broker.as_ref().is_some_and(|side| side.master().is_some())
     }
 
-    fn serve(&self, connection: &Arc<Connection>, frame: Frame, permit: Option<Permit>) -> Result<(), (Frame, Option<Permit>)> {
+    fn serve(&self, connection: &Arc<Connection>, frame: Frame, permit: Option<Permit>) -> Option<(Frame, Option<Permit>)> {
         match (&self.broker, frame.header.request_code()) {
             (Some(side), Some(code)) => self.as_master(side, code, connection, frame, permit),
             // Only a broker's requests come here.
-            _ => Ok(()),
+            _ => None,
         }
     }
 }

@@ -487,7 +487,7 @@ async fn through_a_chain_of_switchovers_clients_stay_connected_to_one_member_and
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     };
-    let (sent, longest) = undisturbed(&Watched::of(&group), changes).await;
+    let (sent, longest) = Box::pin(undisturbed(&Watched::of(&group), changes)).await;
     println!("{sent} sent through a chain of switchovers; the longest took {longest:?}");
     assert!(longest < Duration::from_secs(1), "{longest:?}\n{}", group.logs());
 }
@@ -536,7 +536,7 @@ async fn clients_of_a_member_that_stays_see_no_error_when_the_others_are_restart
             }
         }
     };
-    let (sent, longest) = undisturbed(&watched, changes).await;
+    let (sent, longest) = Box::pin(undisturbed(&watched, changes)).await;
     println!("{sent} sent while brokers were restarted; the longest took {longest:?}");
     // The end of a replica, too, holds up writes for a moment, and more so on a machine that has much to do.
     assert!(longest < Duration::from_millis(2500), "{longest:?}\n{}", group.logs());

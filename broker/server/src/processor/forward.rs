@@ -67,8 +67,8 @@ pub(super) trait Here: Send + Sync {
     /// Whether it serves clients now.
     fn serves(&self) -> bool;
 
-    /// Serves one, or gives it back: it is not master any more.
-    fn serve(&self, connection: &Arc<Connection>, frame: Frame, permit: Option<Permit>) -> Result<(), (Frame, Option<Permit>)>;
+    /// Serves one; gives it back if it is not master any more.
+    fn serve(&self, connection: &Arc<Connection>, frame: Frame, permit: Option<Permit>) -> Option<(Frame, Option<Permit>)>;
 }
 
 /// The ways of all clients.
@@ -148,7 +148,7 @@ impl Forwards {
     /// Takes a frame: `serve` does what is for this broker as master, or gives it back; what comes after something that waits comes to wait too.
     pub(super) fn pass<S>(self: &Arc<Self>, connection: &Arc<Connection>, frame: Frame, permit: Permit, serve: S)
     where
-        S: FnOnce(Frame, Permit) -> Result<(), (Frame, Permit)>,
+        S: FnOnce(Frame, Permit) -> Option<(Frame, Permit)>,
     {
         if frame.header.request_code() == Some(RequestCode::SluiceGiveBack) {
             self.give_back(connection.id());
@@ -157,8 +157,8 @@ impl Forwards {
         let (frame, permit) = match self.carries(connection.id()) {
             true => (frame, permit),
             false => match serve(frame, permit) {
-                Ok(()) => return,
-                Err(back) => back,
+                None => return,
+                Some(back) => back,
             },
         };
         self.hand_on(connection, frame, permit);

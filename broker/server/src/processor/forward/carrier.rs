@@ -158,7 +158,7 @@ impl Carrier {
         }
         let mut served = 0;
         while let Some(Waiting { frame, permit, terms }) = self.next() {
-            if let Err((frame, permit)) = here.serve(&self.connection, frame, permit) {
+            if let Some((frame, permit)) = here.serve(&self.connection, frame, permit) {
                 self.frames.get_mut().queue.push_front(Waiting { frame, permit, terms });
                 return false;
             }

@@ -175,7 +175,7 @@ pub(super) struct Frames {
 
 impl Frames {
     /// Takes a frame for the master; its opaque there, its head and its body.
-    pub(super) fn take(&mut self, mut waiting: Waiting) -> Result<(i32, Bytes, Bytes), (Waiting, EncodeError)> {
+    pub(super) fn take(&mut self, mut waiting: Waiting) -> Result<(i32, Bytes, Bytes), Box<(Waiting, EncodeError)>> {
         // After four billion frames nothing of the first is left.
         let opaque = self.order as u32 as i32;
         match waiting.encode(opaque) {
@@ -184,7 +184,7 @@ impl Frames {
                 self.order += 1;
                 Ok((opaque, head, body))
             }
-            Err(error) => Err((waiting, error)),
+            Err(error) => Err(Box::new((waiting, error))),
         }
     }
 

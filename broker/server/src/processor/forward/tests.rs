@@ -33,7 +33,7 @@ impl Service for MemberSide {
             self.forwards.remember(connection, &frame);
         }
         self.forwards.pass(connection, frame, permit, |frame, permit| {
-            self.serve(connection, frame, Some(permit)).map_err(|(frame, permit)| (frame, permit.expect("given back")))
+            self.serve(connection, frame, Some(permit)).map(|(frame, permit)| (frame, permit.expect("given back")))
         });
     }
 
@@ -47,15 +47,15 @@ impl Here for MemberSide {
         self.is_master.load(Ordering::SeqCst)
     }
 
-    fn serve(&self, connection: &Arc<Connection>, frame: Frame, permit: Option<Permit>) -> Result<(), (Frame, Option<Permit>)> {
+    fn serve(&self, connection: &Arc<Connection>, frame: Frame, permit: Option<Permit>) -> Option<(Frame, Option<Permit>)> {
         // Held until it is noted: a role that has ended has served everything before.
         let mut served = self.served.lock();
         if !self.serves() {
-            return Err((frame, permit));
+            return Some((frame, permit));
         }
         served.push((self.name, frame.header.code, String::from_utf8_lossy(&frame.body).into_owned()));
         answer(connection, &frame.header, ResponseCode::Success, "served");
-        Ok(())
+        None
     }
 }
 

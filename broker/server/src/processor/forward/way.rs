@@ -125,7 +125,10 @@ impl Way<'_> {
                     self.write_one(writer, &head, &body).await?;
                     self.frames.lock().written(opaque);
                 }
-                Err((waiting, error)) => answer(self.connection, waiting.header(), ResponseCode::SystemError, &error.to_string()),
+                Err(wrong) => {
+                    let (waiting, error) = *wrong;
+                    answer(self.connection, waiting.header(), ResponseCode::SystemError, &error.to_string());
+                }
             }
         }
         Ok(())
