@@ -349,6 +349,27 @@ async fn what_wants_no_answer_is_not_lost_either() {
 }
 
 #[tokio::test]
+async fn what_a_client_has_sent_before_its_end_is_carried_out() {
+    let (member, master) = (Member::alone().await, FakeMaster::start().await);
+    member.follow(&master);
+    let mut client = member.connect().await;
+    for body in ["commit", "roll back"] {
+        let mut header = Header::request(Code::EndTransaction, 1, ExtFields::new());
+        header.mark_oneway();
+        client.write(header, body.as_bytes()).await;
+    }
+    let mut at_master = master.accept().await;
+    let commit = at_master.takes("commit").await;
+    drop(client);
+    sleep(MOMENT).await;
+    at_master.answers(&commit, ResponseCode::Success).await;
+    sleep(MOMENT).await;
+    let second = at_master.takes("roll back").await;
+    at_master.answers(&second, ResponseCode::Success).await;
+    assert!(at_master.next().await.is_none(), "then the way ends");
+}
+
+#[tokio::test]
 async fn what_an_old_master_does_not_say_is_asked_for_again_if_it_was_not_carried_out_or_is_a_read() {
     let (member, master) = (Member::alone().await, FakeMaster::start().await);
     member.follow(&master);

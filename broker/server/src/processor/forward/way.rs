@@ -97,8 +97,9 @@ impl Way<'_> {
         };
         if !matches!(ended, Ended::Client) {
             self.take_back(&mut writer).await;
-            self.drain(&mut answers).await;
         }
+        // Also what a client has sent that is gone: a connection that is closed with answers unread takes along what the other end has not read yet.
+        self.drain(&mut answers).await;
         ended
     }
 
