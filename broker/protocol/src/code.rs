@@ -163,6 +163,7 @@ codes! {
         SluiceSwitchover = 1_000_002,
         SluiceElectUnclean = 1_000_003,
         SluiceResync = 1_000_004,
+        SluiceGiveBack = 1_000_005,
     }
 }
 

@@ -161,6 +161,11 @@ impl Header {
         self.flag |= ONEWAY;
     }
 
+    /// Says that an answer is wanted.
+    pub const fn want_answer(&mut self) {
+        self.flag &= !ONEWAY;
+    }
+
     /// The request code, when it is one we know.
     #[must_use]
     pub fn request_code(&self) -> Option<crate::RequestCode> {

@@ -118,17 +118,33 @@ impl Processor {
             let reply = Reply::new(connection, &frame.header, permit, &self.metrics, None);
             return group::handle(member, side.address(), code, &frame, reply);
         }
-        let Some((processor, fence)) = side.master() else {
-            return match side.forwards() {
-                Some(forwards) => forwards.frame(connection, frame, permit),
-                None => Reply::new(connection, &frame.header, permit, &self.metrics, None).not_supported(),
-            };
-        };
+        let as_master = |frame, permit| self.as_master(side, code, connection, frame, permit);
+        match side.forwards() {
+            Some(forwards) => forwards.pass(connection, frame, permit, as_master),
+            None => {
+                if let Some((frame, permit)) = as_master(frame, permit) {
+                    Reply::new(connection, &frame.header, permit, &self.metrics, None).not_supported();
+                }
+            }
+        }
+    }
+
+    /// Handles a request here, or gives it back: this broker is not master now.
+    fn as_master<P: Into<Option<Permit>>>(
+        &self,
+        side: &BrokerSide,
+        code: RequestCode,
+        connection: &Arc<Connection>,
+        frame: Frame,
+        permit: P,
+    ) -> Option<(Frame, P)> {
+        let Some((processor, fence)) = side.master() else { return Some((frame, permit)) };
         let Frame { header, body } = frame;
         // What waits for the log is as good as its confirmation; everything else is a master's word, and must still be one when it is given.
         let fence = if waits_for_the_log(code) { fence.map(Fence::confirming_success) } else { fence };
         let reply = Reply::new(connection, &header, permit, &self.metrics, fence);
         processor.handle(code, &Request { header: &header, body, connection }, reply);
+        None
     }
 }
 
@@ -137,8 +153,12 @@ impl Here for Processor {
         self.broker.as_ref().is_some_and(|side| side.master().is_some())
     }
 
-    fn serve(&self, connection: &Arc<Connection>, frame: Frame, permit: Permit) {
-        self.on_frame(connection, frame, permit);
+    fn serve(&self, connection: &Arc<Connection>, frame: Frame, permit: Option<Permit>) -> Option<(Frame, Option<Permit>)> {
+        match (&self.broker, frame.header.request_code()) {
+            (Some(side), Some(code)) => self.as_master(side, code, connection, frame, permit),
+            // Only a broker's requests come here.
+            _ => None,
+        }
     }
 }
 
@@ -313,6 +333,7 @@ impl BrokerProcessor {
             | Code::SluiceSwitchover
             | Code::SluiceElectUnclean
             | Code::SluiceResync
+            | Code::SluiceGiveBack
             | Code::AuthCreateUser
             | Code::AuthUpdateUser
             | Code::AuthDeleteUser

@@ -12,7 +12,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU16, Ordering},
+        atomic::{AtomicBool, AtomicU16, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -212,6 +212,12 @@ impl Group {
         found.map(|(_, index, in_sync)| (index, in_sync))
     }
 
+    /// How many replicas are in sync and connected to that master.
+    async fn followers(&self, admin: &Admin, master: usize) -> usize {
+        let status = admin.group_status(&self.broker(master)).await;
+        status.map_or(0, |status| status.replicas.iter().filter(|replica| replica.in_sync && replica.connected).count())
+    }
+
     async fn await_master(&self, admin: &Admin, replicas: usize) -> usize {
         let begun = Instant::now();
         loop {
@@ -399,6 +405,165 @@ async fn a_switchover_takes_less_than_a_second_and_no_send_fails_wherever_it_is_
     let missing: Vec<_> = clients.sent.keys().filter(|body| !found.contains(body)).collect();
     assert!(missing.is_empty(), "{missing:?} of {}\n{}", clients.sent.len(), group.logs());
     assert_eq!(found.len(), clients.sent.len(), "and none is there twice");
+}
+
+/// A group that somebody else has in hand.
+struct Watched {
+    namesrv: String,
+    logs: Vec<PathBuf>,
+}
+
+impl Watched {
+    fn of(group: &Group) -> Self {
+        Self { namesrv: group.namesrv(), logs: (0..3).map(|index| group.log(index)).collect() }
+    }
+
+    fn logs(&self) -> String {
+        self.logs.iter().map(|log| format!("--- {}\n{}", log.display(), std::fs::read_to_string(log).unwrap_or_default())).collect()
+    }
+}
+
+/// Sends and pulls through the group's address for as long as `changes` go on, with no second try. Gives how many were sent, and the longest time that one took.
+async fn undisturbed(group: &Watched, changes: impl Future<Output = ()>) -> (usize, Duration) {
+    let client = Client::connect(&group.namesrv, ClientOptions { send_retries: 0, ..options() }).await.expect("a name server");
+    let stop = AtomicBool::new(false);
+    let sends = async |name: usize| {
+        let producer = Producer::new(client.clone(), "undisturbed").expect("a name");
+        let (mut sent, mut longest) = (Vec::new(), Duration::ZERO);
+        while !stop.load(Ordering::SeqCst) {
+            let (begun, body) = (Instant::now(), format!("{name}: {}", sent.len()));
+            let result = producer.send(&Message::new(TOPIC, body.clone().into_bytes())).await;
+            assert!(result.is_ok(), "{result:?} after {:?}, {}\n{}", begun.elapsed(), sent.len(), group.logs());
+            longest = longest.max(begun.elapsed());
+            sent.push(body);
+        }
+        (sent, longest)
+    };
+    let consumer = Consumer::new(client.clone(), "undisturbed").expect("a name");
+    let route = client.refresh_route(TOPIC).await.expect("known");
+    let (admin, mut begins) = (Admin::new(client.clone()), Vec::new());
+    for queue in route.readable() {
+        begins.push(admin.max_offset(TOPIC, &queue).await.expect("known"));
+    }
+    let pulls = async |queue: usize| {
+        let queues: Vec<_> = route.readable();
+        let (queue, mut bodies) = (&queues[queue], Vec::new());
+        let mut offset = begins[queue.queue_id as usize];
+        loop {
+            let is_last = stop.load(Ordering::SeqCst);
+            // Held for longer than a switchover takes.
+            let pull = PullRequest { queue, topic: TOPIC, offset, messages_max: 32, expression: "*", hold: Duration::from_secs(2), commit: Some(offset) };
+            let pulled = consumer.pull(&pull).await;
+            let pulled = pulled.unwrap_or_else(|error| panic!("a pull from {offset} fails: {error}\n{}", group.logs()));
+            assert_ne!(pulled.status, sluice_client::PullStatus::OffsetMoved, "from {offset}\n{}", group.logs());
+            offset = pulled.next_offset;
+            if is_last && pulled.status == sluice_client::PullStatus::Nothing {
+                return bodies;
+            }
+            bodies.extend(pulled.messages.iter().map(|message| String::from_utf8_lossy(&message.body).into_owned()));
+        }
+    };
+    let changes = async {
+        changes.await;
+        stop.store(true, Ordering::SeqCst);
+    };
+    let ((), first, second, third, one, two, three, four) = tokio::join!(changes, sends(1), sends(2), sends(3), pulls(0), pulls(1), pulls(2), pulls(3));
+    let mut sent = [first.0, second.0, third.0].concat();
+    let mut pulled = [one, two, three, four].concat();
+    sent.sort_unstable();
+    pulled.sort_unstable();
+    assert_eq!(sent, pulled, "each once\n{}", group.logs());
+    (sent.len(), first.1.max(second.1).max(third.1))
+}
+
+/// Hands the role over to each of these in turn; the next time when so many replicas follow again, or as soon as it is taken.
+async fn switch_over_to(group: &Group, admin: &Admin, numbers: &[u32], replicas: usize) {
+    for number in numbers {
+        let begun = Instant::now();
+        loop {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let tried = match group.master(admin).await {
+                Some((master, _)) if group.followers(admin, master).await >= replicas => {
+                    admin.switch_over(&group.broker(master), Some(*number)).await.map_err(|error| error.to_string())
+                }
+                other => Err(format!("{other:?}")),
+            };
+            match tried {
+                Ok(_) => break,
+                Err(why) => assert!(begun.elapsed() < PATIENCE, "to {number}: {why}\n{}", group.logs()),
+            }
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn through_a_chain_of_switchovers_clients_stay_connected_to_one_member_and_see_no_error_and_no_hang() {
+    let Some(group) = Group::start() else { return };
+    let clients = Clients::new(&group).await;
+    let admin = clients.admin.clone();
+    let master = group.await_master(&admin, 2).await;
+    admin.create_topic(&[group.broker(master)], &settings()).await.expect("created");
+    switch_over_to(&group, &admin, if master == 0 { &[] } else { &[1] }, 2).await;
+    // Whoever is master from here on: the clients' connections lead to this one.
+    group.service.lead_to(Group::place(0, group.port));
+    // In the end without waiting for the replicas: then a send may be on its way through several changes, but not for longer than clients wait.
+    for (numbers, replicas, longest_allowed) in [(&[2, 3, 1, 3, 2, 1][..], 2, 1000), (&[2, 3, 2, 3, 1, 3, 2, 1], 0, 2500)] {
+        let changes = switch_over_to(&group, &admin, numbers, replicas);
+        let (sent, longest) = Box::pin(undisturbed(&Watched::of(&group), changes)).await;
+        println!("{sent} sent through a chain of switchovers; the longest took {longest:?}");
+        assert!(longest < Duration::from_millis(longest_allowed), "{longest:?}\n{}", group.logs());
+    }
+}
+
+/// Ends a broker as an operator does, and starts it again.
+async fn restart(group: &mut Group, index: usize) {
+    let Some(Process(child)) = &mut group.processes[index] else { return };
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("kill is there").success());
+    let begun = Instant::now();
+    while child.try_wait().expect("a child").is_none() {
+        assert!(begun.elapsed() < PATIENCE, "it does not end\n{}", group.logs());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    group.processes[index] = Some(group.spawn(index));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_a_member_that_stays_see_no_error_when_the_others_are_restarted_one_after_the_other() {
+    let Some(mut group) = Group::start() else { return };
+    let clients = Clients::new(&group).await;
+    let admin = clients.admin.clone();
+    let mut master = group.await_master(&admin, 2).await;
+    admin.create_topic(&[group.broker(master)], &settings()).await.expect("created");
+    if master == 0 {
+        admin.switch_over(&group.broker(0), Some(2)).await.expect("handed over");
+        master = 1;
+    }
+    group.service.lead_to(Group::place(0, group.port));
+    let watched = Watched::of(&group);
+    let changes = async {
+        for turn in 0..4 {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            // It hands over to any of the others, and then takes part again.
+            restart(&mut group, master).await;
+            let begun = Instant::now();
+            master = loop {
+                match group.master(&admin).await {
+                    Some((now, 2)) => break now,
+                    other => assert!(begun.elapsed() < PATIENCE, "turn {turn}: {other:?}\n{}", group.logs()),
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            };
+            if master == 0 {
+                admin.switch_over(&group.broker(0), Some(2)).await.expect("handed over");
+                master = 1;
+            }
+        }
+    };
+    let (sent, longest) = Box::pin(undisturbed(&watched, changes)).await;
+    println!("{sent} sent while brokers were restarted; the longest took {longest:?}");
+    // The end of a replica, too, holds up writes for a moment, and more so on a machine that has much to do.
+    assert!(longest < Duration::from_millis(2500), "{longest:?}\n{}", group.logs());
 }
 
 /// Kills a broker; it can be started again.

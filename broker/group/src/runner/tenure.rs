@@ -99,7 +99,17 @@ fn reopen_failed(shared: &Shared) {
 
 /// Writes the epoch's first record, waits until it is confirmed and shown, and with it everything before, then lets clients in.
 fn begin(shared: &Shared, epoch: Epoch, open: &mut Option<Epoch>) {
-    let Some(store) = shared.lock().store.clone().filter(|_| shared.leads(epoch)) else { return };
+    let store = {
+        let mut state = shared.lock();
+        let store = state.store.clone().filter(|_| shared.leads(epoch));
+        if store.is_some() {
+            state.master = None;
+        }
+        store
+    };
+    let Some(store) = store else { return };
+    // The old one is none any more: what clients ask meanwhile waits here, and is not sent there and back.
+    shared.service.master_is(None);
     if let Err(error) = store.begin_epoch(epoch.0) {
         tracing::error!(%epoch, %error, "the epoch's first record could not be written");
         shared.tell(Event::Retire);

@@ -20,15 +20,13 @@ pub enum CloseReason {
     SlowReader,
     /// The server is stopping.
     Stopping,
-    /// The group's master has gone or changed, and with it what was under way at it.
-    MasterLost,
     /// A defect of ours while a request was handled.
     Internal,
 }
 
 impl CloseReason {
     /// All of them.
-    pub const ALL: [Self; 8] = [Self::Peer, Self::Idle, Self::PartialFrame, Self::BadFrame, Self::SlowReader, Self::Stopping, Self::MasterLost, Self::Internal];
+    pub const ALL: [Self; 7] = [Self::Peer, Self::Idle, Self::PartialFrame, Self::BadFrame, Self::SlowReader, Self::Stopping, Self::Internal];
 
     /// A word for a metric's label.
     #[must_use]
@@ -40,7 +38,6 @@ impl CloseReason {
             Self::BadFrame => "bad_frame",
             Self::SlowReader => "slow_reader",
             Self::Stopping => "stopping",
-            Self::MasterLost => "master_lost",
             Self::Internal => "internal",
         }
     }

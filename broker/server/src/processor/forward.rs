@@ -1,42 +1,55 @@
 //! A member of a group that is not master hands its clients' requests to the one that is: clients know routes of half a minute ago, and have connections that are older.
 //!
 //! Each client's connection gets one of its own to the master, so that whatever is tied to a connection (heartbeats, held pulls, questions about transactions) works as
-//! ever. Frames that come while no master is known wait for a moment; a change of master within a client's timeout is then no failure for it.
+//! ever. Frames that come while no master is known wait for a moment; a change of master within a client's timeout is then no failure for it. What was on its way to the old
+//! master goes to the new one if it is certain that it was not carried out, or does no harm when it is asked for again; and the client's connection stays.
+//!
+//! One client's frames never overtake each other, whatever they wait for: the release of a queue must not come after the next lock of it.
 
-use crate::net::{CloseReason, Connection, Permit};
-use bytes::{Bytes, BytesMut};
+mod carrier;
+mod frames;
+#[cfg(test)]
+mod tests;
+mod way;
+
+use crate::net::{Connection, Permit};
+use bytes::Bytes;
+use carrier::Carrier;
+use frames::Waiting;
 use parking_lot::Mutex;
 use sluice_delivery::ConnectionId;
-use sluice_protocol::{Frame, FrameLimits, Header, ResponseCode, Step, encode_frame, next_frame};
+use sluice_protocol::{Frame, FrameLimits, Header, RequestCode, ResponseCode};
 use std::{
     collections::HashMap,
-    io,
-    sync::{Arc, OnceLock, Weak},
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpStream, tcp::OwnedReadHalf},
     runtime::Handle,
     sync::{mpsc, watch},
-    time::{Instant, sleep, timeout, timeout_at},
 };
 
 /// In the header of what was handed on: it is not handed on again.
 pub(super) const FORWARDED: &str = "sluiceForwarded";
-/// Frames of one client that wait for the master.
-const WAITING_MAX: usize = 1024;
+/// With [`FORWARDED`]: the client itself wants no answer.
+const ONEWAY: &str = "oneway";
+/// In the header of an answer to what another member has handed on: this broker is not master. Never seen by clients.
+pub(super) const NOT_MASTER: &str = "sluiceNotMaster";
+/// With [`NOT_MASTER`]: it was not carried out and will not be, nor will anything that comes after it on this connection; so all of it can go to the master in its order.
+const GIVEN_BACK: &str = "1";
+/// With [`NOT_MASTER`]: it was not carried out.
+pub(super) const UNDONE: &str = "undone";
+/// With [`NOT_MASTER`]: it may have been carried out, but this broker may not be master any more and does not say what it came to.
+pub(super) const VOID: &str = "void";
+/// Frames of one client that wait for the master; their bytes are bounded by the connection's.
+const WAITING_MAX: usize = 16 * 1024;
 /// The largest heartbeat that is kept for the next master.
 const HEARTBEAT_BYTES_MAX: usize = 256 * 1024;
 /// How long a frame waits for a master to be known and reached: RocketMQ's clients wait 3 s for an answer by default.
 const MASTER_WAIT: Duration = Duration::from_millis(2500);
-/// Longest wait for a connection to the master, and between two tries.
-const CONNECT: Duration = Duration::from_millis(1000);
-const AGAIN: Duration = Duration::from_millis(50);
-/// Longest time in which the master takes a frame.
-const WRITE: Duration = Duration::from_secs(10);
-/// Silence after which a client's way to the master is given up; its next request makes another one.
-const IDLE: Duration = Duration::from_secs(120);
 
 /// Who serves clients as master.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,8 +67,8 @@ pub(super) trait Here: Send + Sync {
     /// Whether it serves clients now.
     fn serves(&self) -> bool;
 
-    /// Serves one.
-    fn serve(&self, connection: &Arc<Connection>, frame: Frame, permit: Permit);
+    /// Serves one; gives it back if it is not master any more.
+    fn serve(&self, connection: &Arc<Connection>, frame: Frame, permit: Option<Permit>) -> Option<(Frame, Option<Permit>)>;
 }
 
 /// The ways of all clients.
@@ -63,22 +76,18 @@ pub struct Forwards {
     master: watch::Sender<Master>,
     here: OnceLock<Weak<dyn Here>>,
     limits: FrameLimits,
-    ways: Mutex<HashMap<ConnectionId, mpsc::Sender<Waiting>>>,
+    ways: Mutex<HashMap<ConnectionId, WayIn>>,
+    /// How many there are: most brokers have none, and need not look.
+    count: AtomicUsize,
     heartbeats: Mutex<HashMap<ConnectionId, Frame>>,
     runtime: Handle,
 }
 
-struct Waiting {
-    frame: Frame,
-    since: Instant,
-    permit: Permit,
-}
-
-impl Waiting {
-    /// What another member has handed on is for this broker, or for nobody.
-    fn is_forwarded(&self) -> bool {
-        self.frame.header.ext.get(FORWARDED).is_some()
-    }
+/// Where one client's frames are put.
+struct WayIn {
+    frames: mpsc::Sender<Waiting>,
+    /// What waits here is given back to the member that has handed it on.
+    give_back: watch::Sender<bool>,
 }
 
 impl Forwards {
@@ -90,6 +99,7 @@ impl Forwards {
             here: OnceLock::new(),
             limits,
             ways: Mutex::default(),
+            count: AtomicUsize::new(0),
             heartbeats: Mutex::default(),
             runtime,
         })
@@ -98,6 +108,22 @@ impl Forwards {
     /// Who serves clients from now on.
     pub fn set_master(&self, master: Master) {
         self.master.send_if_modified(|now| std::mem::replace(now, master.clone()) != master);
+    }
+
+    /// This broker serves clients no more; who does is not known, unless another one was known before.
+    pub(crate) fn end_here(&self) {
+        self.master.send_if_modified(|now| {
+            let was_here = *now == Master::Here;
+            if was_here {
+                *now = Master::Unknown;
+            }
+            was_here
+        });
+    }
+
+    /// Until another broker is known to be master.
+    pub(crate) async fn another(&self) {
+        drop(self.master.subscribe().wait_for(|now| matches!(now, Master::There(_))).await);
     }
 
     /// Who serves what has waited until this broker was master.
@@ -119,21 +145,59 @@ impl Forwards {
         }
     }
 
-    /// Hands a frame on.
-    pub(super) fn frame(self: &Arc<Self>, connection: &Arc<Connection>, frame: Frame, permit: Permit) {
-        let waiting = Waiting { frame, since: Instant::now(), permit };
+    /// Takes a frame: `serve` does what is for this broker as master, or gives it back; what comes after something that waits comes to wait too.
+    pub(super) fn pass<S>(self: &Arc<Self>, connection: &Arc<Connection>, frame: Frame, permit: Permit, serve: S)
+    where
+        S: FnOnce(Frame, Permit) -> Option<(Frame, Permit)>,
+    {
+        if frame.header.request_code() == Some(RequestCode::SluiceGiveBack) {
+            self.give_back(connection.id());
+            return answer(connection, &frame.header, ResponseCode::Success, "what was waiting is given back");
+        }
+        let (frame, permit) = match self.carries(connection.id()) {
+            true => (frame, permit),
+            false => match serve(frame, permit) {
+                None => return,
+                Some(back) => back,
+            },
+        };
+        self.hand_on(connection, frame, permit);
+    }
+
+    /// Whether frames of that connection wait, or may: then the next ones come after them, also when this broker is master by now.
+    fn carries(&self, connection: ConnectionId) -> bool {
+        // A way is begun by its connection's own task, which so sees it here; a way that has ended is seen to have served all that waited.
+        self.count.load(Ordering::Acquire) > 0 && self.ways.lock().contains_key(&connection)
+    }
+
+    fn hand_on(self: &Arc<Self>, connection: &Arc<Connection>, frame: Frame, permit: Permit) {
+        let waiting = Waiting::new(frame, permit);
         let refused = {
             let mut ways = self.ways.lock();
             let way = ways.entry(connection.id()).or_insert_with(|| self.begin(connection));
-            way.try_send(waiting)
+            let sent = way.frames.try_send(waiting);
+            self.count.store(ways.len(), Ordering::Release);
+            sent
         };
-        match refused {
-            Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(waiting)) => refuse(connection, &waiting.frame.header, "too many requests wait for the master"),
-            Err(mpsc::error::TrySendError::Closed(waiting)) => {
-                self.ways.lock().remove(&connection.id());
-                refuse(connection, &waiting.frame.header, "the way to the master has just ended; send again");
-            }
+        let (why, waiting) = match refused {
+            Ok(()) => return,
+            Err(mpsc::error::TrySendError::Full(waiting)) => ("too many requests wait for the master", waiting),
+            Err(mpsc::error::TrySendError::Closed(waiting)) => ("this broker is stopping", waiting),
+        };
+        refuse(connection, waiting.header(), why);
+    }
+
+    /// What waits here on this connection is wanted back by the member that has handed it on: it knows another master.
+    fn give_back(&self, connection: ConnectionId) {
+        if let Some(way) = self.ways.lock().get(&connection) {
+            way.give_back.send_replace(true);
+        }
+    }
+
+    /// The same for all members: this broker is stopping.
+    pub(crate) fn give_all_back(&self) {
+        for way in self.ways.lock().values() {
+            way.give_back.send_replace(true);
         }
     }
 
@@ -143,127 +207,53 @@ impl Forwards {
     }
 
     pub(super) fn closed(&self, connection: ConnectionId) {
-        self.ways.lock().remove(&connection);
+        self.remove(connection, || true);
         self.forget(connection);
     }
 
-    fn begin(self: &Arc<Self>, connection: &Arc<Connection>) -> mpsc::Sender<Waiting> {
-        let (sender, receiver) = mpsc::channel(WAITING_MAX);
-        let (forwards, connection) = (Arc::clone(self), Arc::clone(connection));
-        self.runtime.spawn(async move { forwards.carry(&connection, receiver).await });
-        sender
+    /// What the master is to know first.
+    fn heartbeat(&self, connection: ConnectionId) -> Option<Frame> {
+        self.heartbeats.lock().get(&connection).cloned()
     }
 
-    /// Carries one client's frames until it has gone or has been silent for long.
-    async fn carry(self: Arc<Self>, connection: &Arc<Connection>, mut waiting: mpsc::Receiver<Waiting>) {
-        let mut master = self.master.subscribe();
-        while let Ok(Some(first)) = timeout(IDLE, waiting.recv()).await {
-            match self.reach(&mut master, first.since + MASTER_WAIT, first.is_forwarded()).await {
-                Some(Reached::Here(here)) => here.serve(connection, first.frame, first.permit),
-                Some(Reached::There(stream, place)) => {
-                    tracing::debug!(peer = %connection.peer(), place, "a client is led to the master");
-                    if let Err(error) = self.lead(connection, stream, first, &mut waiting, &mut master).await {
-                        tracing::debug!(peer = %connection.peer(), place, %error, "the way to the master has ended");
-                    }
-                    // What was under way has no answer, and its client must learn that.
-                    connection.close(CloseReason::MasterLost);
-                    break;
-                }
-                None => refuse(connection, &first.frame.header, "no master of this group is known or reached now; send again"),
-            }
-        }
-        self.ways.lock().remove(&connection.id());
+    /// Whether the client's last heartbeat is kept.
+    fn knows(&self, connection: ConnectionId) -> bool {
+        self.heartbeats.lock().contains_key(&connection)
     }
 
-    async fn reach(&self, master: &mut watch::Receiver<Master>, until: Instant, only_here: bool) -> Option<Reached> {
-        loop {
-            let is_one = |now: &Master| *now != Master::Unknown && !(only_here && matches!(now, Master::There(_)));
-            let now = timeout_at(until, master.wait_for(is_one)).await.ok()?.ok()?.clone();
-            let reached = match now {
-                Master::Here => self.here.get().and_then(Weak::upgrade).filter(|here| here.serves()).map(Reached::Here),
-                Master::There(place) => connect(place, until).await,
-                Master::Unknown => None,
-            };
-            if reached.is_some() || Instant::now() + AGAIN >= until {
-                return reached;
-            }
-            sleep(AGAIN).await;
-        }
+    fn begin(self: &Arc<Self>, connection: &Arc<Connection>) -> WayIn {
+        let (frames, receiver) = mpsc::channel(WAITING_MAX);
+        let give_back = watch::Sender::new(false);
+        let carrier = Carrier::new(Arc::clone(self), Arc::clone(connection), receiver, give_back.subscribe());
+        self.runtime.spawn(carrier.run());
+        WayIn { frames, give_back }
     }
 
-    /// Both ways until one of them ends, or another one is master.
-    async fn lead(
-        &self,
-        connection: &Arc<Connection>,
-        stream: TcpStream,
-        first: Waiting,
-        waiting: &mut mpsc::Receiver<Waiting>,
-        master: &mut watch::Receiver<Master>,
-    ) -> io::Result<()> {
-        let (reader, mut writer) = stream.into_split();
-        let remembered = self.heartbeats.lock().get(&connection.id()).cloned();
-        if let Some(mut heartbeat) = remembered {
-            // Its client has had its answer.
-            heartbeat.header.mark_oneway();
-            write(&mut writer, heartbeat).await?;
+    /// Ends a way if that is so while nothing can be put in; whether it has ended.
+    fn remove(&self, connection: ConnectionId, may_end: impl FnOnce() -> bool) -> bool {
+        let mut ways = self.ways.lock();
+        if !may_end() {
+            return false;
         }
-        write(&mut writer, first.frame).await?;
-        let answers = answers(reader, connection, self.limits);
-        tokio::pin!(answers);
-        loop {
-            tokio::select! {
-                ended = &mut answers => return ended,
-                next = waiting.recv() => match next {
-                    Some(next) => write(&mut writer, next.frame).await?,
-                    None => return Ok(()),
-                },
-                _ = master.changed() => return Err(io::Error::other("another broker is master")),
-            }
-        }
+        ways.remove(&connection);
+        self.count.store(ways.len(), Ordering::Release);
+        true
     }
 }
 
-enum Reached {
-    Here(Arc<dyn Here>),
-    There(TcpStream, String),
+/// Whether the client wants no answer, also if a member that has handed its request on does.
+pub(super) fn is_careless(request: &Header) -> bool {
+    request.is_oneway() || request.ext.get(FORWARDED) == Some(ONEWAY)
 }
 
-async fn connect(place: String, until: Instant) -> Option<Reached> {
-    let at_most = until.min(Instant::now() + CONNECT);
-    let stream = timeout_at(at_most, TcpStream::connect(&place)).await.ok()?.ok()?;
-    // Small frames must not wait for each other.
-    let _ = stream.set_nodelay(true);
-    Some(Reached::There(stream, place))
-}
-
-async fn write(writer: &mut (impl AsyncWriteExt + Unpin), frame: Frame) -> io::Result<()> {
-    let Frame { mut header, body } = frame;
-    header.ext.insert(FORWARDED, "1");
-    let mut head = BytesMut::new();
-    encode_frame(&header, body.len(), &mut head).map_err(io::Error::other)?;
-    let both = async {
-        writer.write_all(&head).await?;
-        writer.write_all(&body).await
-    };
-    timeout(WRITE, both).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
-}
-
-/// Gives the client what comes from the master.
-async fn answers(mut reader: OwnedReadHalf, connection: &Arc<Connection>, limits: FrameLimits) -> io::Result<()> {
-    let mut buffer = BytesMut::new();
-    loop {
-        while let Step::Frame(frame) = next_frame(&mut buffer, &limits).map_err(io::Error::other)? {
-            connection.reply(&frame.header, vec![frame.body]).map_err(io::Error::other)?;
-        }
-        if reader.read_buf(&mut buffer).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-    }
-}
-
+/// Tells a client that nothing was done. Of the codes that say so this is the one on which both Java's and Go's producers send again by themselves.
 fn refuse(connection: &Arc<Connection>, request: &Header, why: &str) {
+    answer(connection, request, ResponseCode::ServiceNotAvailable, why);
+}
+
+fn answer(connection: &Arc<Connection>, request: &Header, code: ResponseCode, why: &str) {
     if !request.is_oneway() {
-        let header = Header::response_to(request, ResponseCode::SystemBusy).with_remark(why);
+        let header = Header::response_to(request, code).with_remark(why);
         // It has gone, or reads nothing: its own business.
         let _ = connection.reply(&header, Vec::new());
     }

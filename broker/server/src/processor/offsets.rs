@@ -1,6 +1,6 @@
 //! Offsets of queues and groups.
 
-use super::{Answer, BrokerProcessor, Failure, Outcome, Reply, Request};
+use super::{Answer, BrokerProcessor, Failure, Outcome, Reply, Request, forward::is_careless};
 use sluice_delivery::{OffsetReset, ResetTo};
 use sluice_protocol::{
     body::{ConsumerOffsetSerializeWrapper, DataVersion, MessageQueue, ResetOffsetBody, to_fastjson},
@@ -76,7 +76,7 @@ impl BrokerProcessor {
             Ok(wanted) => wanted,
             Err(failure) => return reply.outcome(Err(failure)),
         };
-        if request.header.is_oneway() {
+        if is_careless(request.header) {
             let taken = self.delivery.commit_offset(&group, &topic, queue_id, commit_offset);
             return reply.outcome(taken.map(|()| Answer::success()).map_err(Failure::from));
         }

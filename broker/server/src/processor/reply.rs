@@ -1,6 +1,11 @@
 //! The one answer that each request gets.
 
-use super::{Answer, Failure, Outcome, failure::shortened, side::Fence};
+use super::{
+    Answer, Failure, Outcome,
+    failure::shortened,
+    forward::{FORWARDED, NOT_MASTER, UNDONE, VOID},
+    side::Fence,
+};
 use crate::{
     net::{Connection, Permit, SendFailed},
     telemetry::RequestMetrics,
@@ -21,11 +26,19 @@ pub(super) struct Reply {
     answered: bool,
     /// Of a master: what is only right while it is master is not told when it is none any more.
     fence: Option<Fence>,
-    _permit: Permit,
+    /// Another member has handed the request on.
+    is_from_member: bool,
+    _permit: Option<Permit>,
 }
 
 impl Reply {
-    pub(super) fn new(connection: &Arc<Connection>, header: &Header, permit: Permit, metrics: &Arc<RequestMetrics>, fence: Option<Fence>) -> Self {
+    pub(super) fn new(
+        connection: &Arc<Connection>,
+        header: &Header,
+        permit: impl Into<Option<Permit>>,
+        metrics: &Arc<RequestMetrics>,
+        fence: Option<Fence>,
+    ) -> Self {
         Self {
             connection: Arc::clone(connection),
             request: header.code,
@@ -35,19 +48,49 @@ impl Reply {
             begun: Instant::now(),
             metrics: Arc::clone(metrics),
             answered: false,
+            is_from_member: fence.is_some() && header.ext.get(FORWARDED).is_some(),
             fence,
-            _permit: permit,
+            _permit: permit.into(),
         }
     }
 
     /// Answers with what the request came to.
     pub(super) fn outcome(mut self, outcome: Outcome) {
-        let is_void = self.fence.as_ref().is_some_and(|fence| !fence.lets_through(&outcome));
-        let outcome = if is_void { Err(Failure::new(ResponseCode::SystemBusy, "this broker may not be master any more; ask again")) } else { outcome };
+        if self.is_void(&outcome) {
+            let answer = self.void();
+            return self.put(answer);
+        }
+        self.tell(outcome);
+    }
+
+    /// The same, and `instead` if this broker may not be master any more, so that what the request came to is not told.
+    pub(super) fn outcome_or(mut self, outcome: Outcome, instead: impl FnOnce() -> Answer) {
+        if self.is_void(&outcome) {
+            return self.put(instead());
+        }
+        self.tell(outcome);
+    }
+
+    fn is_void(&self, outcome: &Outcome) -> bool {
+        self.fence.as_ref().is_some_and(|fence| !fence.lets_through(outcome))
+    }
+
+    fn tell(mut self, outcome: Outcome) {
         match outcome {
             Ok(answer) => self.put(answer),
             Err(Failure { code, remark }) => self.put(Answer { code, remark: Some(shortened(remark)), ..Answer::success() }),
         }
+    }
+
+    fn void(&self) -> Answer {
+        // What waits for the log and is void was not stored: producers of all languages send again on the code that says so.
+        let is_undone = self.fence.as_ref().is_some_and(Fence::confirms_success);
+        let (code, mark) = if is_undone { (ResponseCode::ServiceNotAvailable, UNDONE) } else { (ResponseCode::SystemBusy, VOID) };
+        let mut answer = Answer { code, remark: Some("this broker may not be master any more; ask again".to_owned()), ..Answer::success() };
+        if self.is_from_member {
+            answer.ext.insert(NOT_MASTER, mark);
+        }
+        answer
     }
 
     /// Answers that nobody here knows such a request.

@@ -73,7 +73,10 @@ impl BrokerProcessor {
 
     pub(super) fn pull(&self, request: &Request<'_>, reply: Reply) {
         match pull_request(request) {
-            Ok(pull) => self.delivery.pull(pull, Box::new(move |result| reply.outcome(pulled(result)))),
+            Ok(pull) => {
+                let offset = pull.offset;
+                self.delivery.pull(pull, Box::new(move |result| reply.outcome_or(pulled(result), || pull_again(offset))));
+            }
             Err(failure) => reply.outcome(Err(failure)),
         }
     }
@@ -153,6 +156,12 @@ pub(super) fn pull_request(request: &Request<'_>) -> Result<PullRequest, Failure
         subscription_version: header.sub_version,
         connection: request.connection.id(),
     })
+}
+
+/// To be pulled again at once, from the same offset: no consumer has to know that another broker is master. They pause for seconds after an error.
+fn pull_again(offset: i64) -> Answer {
+    let fields = PullMessageResponse { next_begin_offset: offset, max_offset: offset, ..PullMessageResponse::default() };
+    Answer { code: ResponseCode::PullRetryImmediately, remark: Some("ASK_MASTER".to_owned()), ext: fields.encode(), ..Answer::success() }
 }
 
 pub(super) fn pulled(result: PullReply) -> Outcome {

@@ -46,6 +46,11 @@ impl Fence {
         Self { is_success_confirmed: true, ..self }
     }
 
+    /// Whether its request's success waits for the log: then what is void has not been stored.
+    pub(super) fn confirms_success(&self) -> bool {
+        self.is_success_confirmed
+    }
+
     /// Whether that may be told: it is no master's word, or a master still gives it.
     pub(super) fn lets_through(&self, outcome: &Outcome) -> bool {
         !is_masters_word(outcome, self.is_success_confirmed) || self.member.serves() == Some(self.epoch)

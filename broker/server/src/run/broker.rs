@@ -1,12 +1,6 @@
 //! Opening and closing the broker's part: store, delivery, the identity under which clients find it.
 
-use super::{
-    RunError,
-    machine::memory_share,
-    member::{self, Mastership},
-    registration::Registration,
-    stores::Places,
-};
+use super::{RunError, machine::memory_share, member::Mastership, registration::Registration, stores::Places};
 use crate::{
     config::{BrokerIdentity, Config, FlushKind},
     net::Net,
@@ -145,8 +139,8 @@ impl Broker {
 
     /// Lets another member be master, if there is one that can.
     pub(super) fn leave(&self) {
-        if let Self::Member { member, .. } = self {
-            member::leave(member);
+        if let Self::Member { member, mastership, .. } = self {
+            mastership.leave(member);
         }
     }
 

@@ -23,12 +23,21 @@ use std::{
     sync::{Arc, OnceLock},
     time::Duration,
 };
-use tokio::{runtime::Handle, sync::watch, task::JoinHandle};
+use tokio::{
+    runtime::Handle,
+    sync::watch,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 
 /// How often a master looks which replicas can be read from.
 const REPLICAS_EVERY: Duration = Duration::from_millis(500);
 /// Longest time that a stop waits for another member to become master.
 const HAND_OVER_MAX: Duration = Duration::from_secs(2);
+/// Longest time that it waits then until it knows that member as master.
+const SUCCESSOR_MAX: Duration = Duration::from_secs(1);
+/// How much later others may come to know it.
+const LEAVE_PAUSE: Duration = Duration::from_millis(100);
 
 /// Everything that a master has and a replica has not, and how one becomes the other.
 pub(super) struct Mastership {
@@ -202,7 +211,7 @@ impl Mastership {
                 delivery.set_replicas_to_read(in_sync);
                 drop(delivery);
                 tokio::select! {
-                    () = tokio::time::sleep(REPLICAS_EVERY) => {}
+                    () = sleep(REPLICAS_EVERY) => {}
                     // The sender gone is a stop too.
                     _ = stop.wait_for(|stop| *stop) => return,
                 }
@@ -218,9 +227,27 @@ impl Mastership {
         }
     }
 
+    /// Before a stop: lets another member be master, if one has what it takes, so that clients do not have to wait for a lease. Comes back when this broker and so, most
+    /// likely, the other members know where to hand on what they get: what is under way when connections end has no answer.
+    pub(super) fn leave(&self, member: &Member) {
+        if member.status().master_of.is_none() {
+            return;
+        }
+        match member.hand_over(None, HAND_OVER_MAX) {
+            Ok(to) => tracing::info!(%to, "the role of master was handed over"),
+            Err(why) => return tracing::warn!(why, "the role of master is not handed over; the group elects another one"),
+        }
+        self.runtime.block_on(async {
+            // Then clients are told to send again.
+            let _ = timeout(SUCCESSOR_MAX, self.forwards.another()).await;
+            sleep(LEAVE_PAUSE).await;
+        });
+        self.forwards.give_all_back();
+    }
+
     /// Takes the role away from clients' eyes; comes back with what it was done with.
     fn end(&self) -> Option<Tenure> {
-        self.forwards.set_master(Master::Unknown);
+        self.forwards.end_here();
         self.side.end();
         let tenure = self.tenure.lock().take()?;
         if let Some(table) = self.table.get() {
@@ -285,16 +312,5 @@ fn group_options(config: &Config) -> GroupOptions {
         min_in_sync: replication.min_in_sync,
         timing: Timing::new(replication.lease),
         store: store_options(config),
-    }
-}
-
-/// Before a stop: lets another member be master, if one has what it takes, so that clients do not have to wait for a lease.
-pub(super) fn leave(member: &Member) {
-    if member.status().master_of.is_none() {
-        return;
-    }
-    match member.hand_over(None, HAND_OVER_MAX) {
-        Ok(to) => tracing::info!(%to, "the role of master was handed over"),
-        Err(why) => tracing::warn!(why, "the role of master is not handed over; the group elects another one"),
     }
 }
