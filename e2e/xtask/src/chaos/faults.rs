@@ -82,6 +82,9 @@ impl Fault {
         Self::value_variants()
     }
 
+    /// Those that take what a master has acknowledged by itself, if anything does, and the change of master that must not.
+    pub(super) const FOR_LOSS: [Self; 5] = [Self::IsolateMaster, Self::KillMaster, Self::PauseMaster, Self::PowerCut, Self::Switchover];
+
     /// Its name on the command line.
     pub(super) fn name(self) -> String {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
