@@ -242,7 +242,7 @@ impl Scene {
         }
         for index in 0..BROKERS {
             let runtime = &self.beside[index];
-            let text = runtime.block_on(runtime.spawn(timeout(SCRAPE, scraped()))).context("asking for metrics")?;
+            let text = runtime.block_on(runtime.spawn(async { timeout(SCRAPE, scraped()).await })).context("asking for metrics")?;
             let metrics = text.with_context(|| format!("b{} tells no metrics within {SCRAPE:?}", index + 1))??;
             let value = |name: &str| metrics.get(name).map(|value| value as u64).with_context(|| format!("b{} has no {name}", index + 1));
             let messages = value("sluice_replication_lost_messages_total")?;

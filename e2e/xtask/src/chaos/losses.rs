@@ -163,7 +163,8 @@ impl Toll {
             format!("an ordered change of master has taken {records} acknowledged records, the brokers have counted {}", counted.messages),
         );
         // It serves a client on its own machine for as long as it may.
-        wrong(self.fault == Some(Fault::IsolateMaster) && records == 0, "the isolated master has lost nothing: the run has shown nothing".to_owned());
+        let is_served_alone = matches!(self.fault, Some(Fault::IsolateMaster | Fault::KillIsolated));
+        wrong(is_served_alone && records == 0, "the isolated master has lost nothing: the run has shown nothing".to_owned());
         complaints
     }
 }
@@ -261,7 +262,9 @@ mod tests {
 
     #[test]
     fn an_isolated_master_that_has_lost_nothing_has_shown_nothing() {
-        assert_eq!(complaints(Fault::IsolateMaster, &[], counted(0, 0)).len(), 1);
+        for fault in [Fault::IsolateMaster, Fault::KillIsolated] {
+            assert_eq!(complaints(fault, &[], counted(0, 0)).len(), 1);
+        }
         assert_eq!(complaints(Fault::PowerCut, &[], counted(0, 0)), [""; 0]);
     }
 

@@ -88,7 +88,7 @@ pub(super) struct Row {
 }
 
 /// Behind the name of a run with asynchronous replication.
-pub(super) const ASYNC: &str = ", async";
+pub(super) const ASYNC: &str = "-async";
 
 /// Above the rows.
 pub(super) const HEAD: &str = "\
