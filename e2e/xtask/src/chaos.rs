@@ -466,7 +466,7 @@ mod tests {
         let parts = plan(&[], None, minutes(30));
         let (Work::Mixture(first), Work::Mixture(last)) = (parts[0].work, parts[parts.len() - 1].work) else { panic!("{parts:?}") };
         assert_eq!((parts[0].replication, parts[parts.len() - 1].replication), (Replication::Sync, Replication::Async));
-        assert!(first == last && (minutes(5)..minutes(15)).contains(&first), "{first:?}");
+        assert!(first == last && (minutes(4)..minutes(15)).contains(&first), "{first:?}");
         assert_eq!(parts[1..parts.len() - 1], alone(Replication::Sync));
         let all: Duration = Fault::all().iter().map(|fault| AROUND + fault.lasts(true)).sum();
         assert!(all + first + last <= minutes(30));

@@ -180,7 +180,8 @@ impl History {
 /// The changes of master, by the newest master's epochs and when each was known. One that nobody saw while it lasted was over when the next one was known.
 pub(super) fn changes(epochs: &Epochs, owners: &BTreeMap<u64, (usize, u64)>) -> Vec<Change> {
     let known = |epoch: u64| owners.range(epoch..).next().map_or(u64::MAX, |(_, (_, known))| *known);
-    epochs.iter().map(|(epoch, (start, _))| Change { known: known(*epoch), start: *start }).collect()
+    // The first one has founded the group.
+    epochs.iter().skip(1).map(|(epoch, (start, _))| Change { known: known(*epoch), start: *start }).collect()
 }
 
 fn monotonic() -> u64 {
@@ -282,9 +283,9 @@ mod tests {
     }
 
     #[test]
-    fn a_change_that_nobody_saw_was_over_when_the_next_one_was_known() {
+    fn a_change_that_nobody_saw_was_over_when_the_next_one_was_known_and_a_groups_first_master_is_no_change() {
         let epochs = Epochs::from([(1, (0, node(0))), (2, (50, node(1))), (3, (60, node(2))), (4, (70, node(2)))]);
         let known: Vec<_> = changes(&epochs, &BTreeMap::from([(1, (0, 5)), (3, (2, 90))])).iter().map(|change| (change.known, change.start)).collect();
-        assert_eq!(known, [(5, 0), (90, 50), (90, 60), (u64::MAX, 70)]);
+        assert_eq!(known, [(90, 50), (90, 60), (u64::MAX, 70)]);
     }
 }

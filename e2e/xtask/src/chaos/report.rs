@@ -138,6 +138,7 @@ impl Row {
 
     /// Its lines, while others are still to come.
     pub(super) fn print(&self) {
+        self.tolls.iter().flatten().filter_map(Toll::told).for_each(|told| println!("chaos: {told}"));
         println!("{HEAD}\n{}\n", self.line());
         print_losses(std::slice::from_ref(self));
         print_clients(&self.client_lines());
@@ -328,7 +329,10 @@ fn write_page(file: &Path, old: &str, [results, clients, about, losses]: [Vec<St
     let tables = [("", HEAD, results), ("", CLIENTS_HEAD, clients), ("", FAULTS_HEAD, about), (LOSSES_PAGE, LOSSES_HEAD, losses)];
     let mut text = PAGE.to_owned();
     for (before, head, lines) in tables {
-        writeln!(text, "{before}\n{head}\n{}", merged(old, head, &lines).join("\n"))?;
+        let lines = merged(old, head, &lines);
+        if !lines.is_empty() {
+            writeln!(text, "{before}\n{head}\n{}", lines.join("\n"))?;
+        }
     }
     fs::write(file, text).with_context(|| format!("writing {}", file.display()))
 }
