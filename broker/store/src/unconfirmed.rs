@@ -112,6 +112,8 @@ impl Ranges {
         while self.all.first_entry().is_some_and(|first| *first.get() <= confirmed) {
             self.all.pop_first();
         }
+        // What is added after that is known.
+        self.at_most &= !self.all.is_empty();
     }
 
     /// Whether the record there was acknowledged, as far as is known.
@@ -239,6 +241,24 @@ mod tests {
         settled.end_at(&env.disk, 300, 200).unwrap();
         assert!(Ranges::load(&env.disk).unwrap().is_empty());
         assert!(env.disk.open(FILE, OpenMode::Read).is_err());
+    }
+
+    #[test]
+    fn once_what_a_killed_process_had_left_open_is_confirmed_the_count_is_exact_again() {
+        let (env, ..) = sim::env(1);
+        assert!(Unconfirmed::new(Ranges::default()).open(&env.disk, 100));
+        let mut left_open = Ranges::load(&env.disk).unwrap();
+        left_open.end_at(&env.disk, 300, 0).unwrap();
+        let told = |confirmed: u64| {
+            let unconfirmed = Unconfirmed::new(left_open.clone());
+            assert!(unconfirmed.open(&env.disk, 300));
+            unconfirmed.note(300, 400, confirmed);
+            unconfirmed.settle(&env.disk, confirmed);
+            let ranges = Ranges::load(&env.disk).unwrap();
+            (ranges.is_at_most(), [200, 300, 399].map(|at| ranges.has(at)))
+        };
+        assert_eq!(told(299), (true, [true, true, true]));
+        assert_eq!(told(300), (false, [false, true, true]));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! | `chaos/official.rs` | the official Java and Go clients beside them |
 //! | `chaos/history.rs` | what they were told, for the judge in `broker/history` |
 //! | `chaos/logs.rs` | the members' logs at the end |
+//! | `chaos/losses.rs` | what asynchronous replication has lost, against its bound and the brokers' metrics |
 //! | `chaos/faults.rs` | what goes wrong |
 //! | `chaos/rocketmq.rs` | the same clients and faults with RocketMQ |
 //! | `chaos/report.rs` | tables |
@@ -20,6 +21,7 @@ mod group;
 mod history;
 mod load;
 mod logs;
+mod losses;
 mod official;
 mod report;
 mod rocketmq;
@@ -30,13 +32,15 @@ use anyhow::{Context, Result, bail, ensure};
 use bed::Manner;
 use clap::Args;
 use faults::{Fault, Struck};
-use group::Scene;
+use group::{Replication, Scene};
 use history::Epochs;
 use load::Load;
+use losses::{Change, Gone, Toll};
 use official::{Maker, Official, Programs};
 use report::{Isolated, Over, Row, Times};
 use sluice_history::{Check, Config, Mode, Report, What};
 use std::{
+    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
     sync::{
@@ -61,6 +65,9 @@ pub(crate) struct Arguments {
     /// Names the faults
     #[arg(long)]
     faults_list: bool,
+    /// What sends wait for. Without it half an hour has a part of each, and less time is sync
+    #[arg(long, value_name = "MODE", value_enum)]
+    replication: Option<Replication>,
     /// How often each fault is done, when it is alone
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: Option<u32>,
@@ -83,7 +90,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     write_docs: bool,
     /// What the official clients see of Apache RocketMQ in controller mode: of kill-master, pause-master and isolate-master, or what --fault names of these
-    #[arg(long, conflicts_with_all = ["each", "seconds"])]
+    #[arg(long, conflicts_with_all = ["each", "seconds", "replication"])]
     peer: bool,
     /// Keeps logs, data and history
     #[arg(long)]
@@ -128,22 +135,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 fn run_in(arguments: &Arguments, binary: &Path, folder: &Path) -> Result<()> {
     let is_interrupted = watch_for_interrupts()?;
     let programs = Programs::build(&arguments.clients, folder)?;
-    let run = |name: &str| Run { arguments, binary, programs: &programs, folder: folder.join(name), is_interrupted: &is_interrupted };
-    let time = Duration::from_secs(60 * arguments.minutes);
-    let (mixture, alone) = plan(&arguments.fault, arguments.each || arguments.write_docs, time);
+    let parts = plan(&arguments.faults(), arguments.replication, Duration::from_secs(60 * arguments.minutes));
     let mut rows = Vec::new();
-    let done = |name: &str, outcome: Result<Option<Row>>| -> Result<Option<Row>> {
+    for part in parts {
+        let run = Run { arguments, binary, programs: &programs, folder: folder.join(part.name()), is_interrupted: &is_interrupted, part };
+        let outcome = run.play();
         ensure!(!is_interrupted.load(Ordering::SeqCst), "interrupted");
-        let row = outcome.unwrap_or_else(|error| Some(Row::failed(name, &error)));
+        let row = outcome.unwrap_or_else(|error| Some(Row::failed(&part.name(), &error)));
         row.iter().for_each(Row::print);
-        Ok(row)
-    };
-    if let Some(time) = mixture {
-        rows.extend(done("mixture", run("mixture").mixture(time).map(Some))?);
-    }
-    for fault in alone {
-        let runs = arguments.runs.unwrap_or(if arguments.write_docs { fault.runs() } else { 1 });
-        rows.extend(done(&fault.name(), run(&fault.name()).alone(fault, runs))?);
+        rows.extend(row);
     }
     report::print_all(&rows);
     let complaints: Vec<String> = rows.iter().flat_map(Row::complaints).collect();
@@ -151,7 +151,8 @@ fn run_in(arguments: &Arguments, binary: &Path, folder: &Path) -> Result<()> {
     if arguments.write_docs {
         report::write(&places::root().join("docs/failover.md"), &rows)?;
     }
-    println!("chaos: nothing acknowledged was lost");
+    let but = if rows.iter().any(Row::may_lose) { " but what asynchronous replication may lose, and that was counted" } else { "" };
+    println!("chaos: nothing acknowledged was lost{but}");
     Ok(())
 }
 
@@ -172,17 +173,60 @@ fn beside(arguments: &Arguments, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// How long the mixture is, if there is one, and which faults come alone.
-fn plan(named: &[Fault], each: bool, time: Duration) -> (Option<Duration>, Vec<Fault>) {
-    let all = Fault::all().to_vec();
-    if !named.is_empty() || each {
-        return (None, if named.is_empty() { all } else { named.to_vec() });
+impl Arguments {
+    /// The faults that come alone and nothing else does.
+    fn faults(&self) -> Vec<Fault> {
+        match (self.write_docs, self.replication) {
+            _ if !self.fault.is_empty() => self.fault.clone(),
+            (true, Some(Replication::Async)) if !self.each => Fault::FOR_LOSS.to_vec(),
+            _ if self.write_docs || self.each => Fault::all().to_vec(),
+            _ => Vec::new(),
+        }
     }
-    let alone: Duration = all.iter().map(|fault| AROUND + fault.lasts(true)).sum();
-    match time.checked_sub(alone).filter(|left| *left >= MIXTURE_MIN) {
-        Some(left) => (Some(left), all),
-        None => (Some(time), Vec::new()),
+}
+
+/// What is done to one group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    /// All faults, for so long.
+    Mixture(Duration),
+    Alone(Fault),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Part {
+    work: Work,
+    replication: Replication,
+}
+
+impl Part {
+    /// What it is called.
+    fn name(self) -> String {
+        let work = match self.work {
+            Work::Mixture(_) => "mixture".to_owned(),
+            Work::Alone(fault) => fault.name(),
+        };
+        match self.replication {
+            Replication::Sync => work,
+            Replication::Async => format!("{work}{}", report::ASYNC),
+        }
     }
+}
+
+/// The named faults alone. Without names a mixture, each fault alone behind it if there is time, and if nobody has said what sends wait for and there is still time, a
+/// mixture with asynchronous replication.
+fn plan(named: &[Fault], replication: Option<Replication>, time: Duration) -> Vec<Part> {
+    let part = |work| Part { work, replication: replication.unwrap_or(Replication::Sync) };
+    if !named.is_empty() {
+        return named.iter().map(|fault| part(Work::Alone(*fault))).collect();
+    }
+    let all = Fault::all().iter();
+    let alone: Duration = all.clone().map(|fault| AROUND + fault.lasts(true)).sum();
+    let Some(left) = time.checked_sub(alone).filter(|left| *left >= MIXTURE_MIN) else { return vec![part(Work::Mixture(time))] };
+    let has_both = replication.is_none() && left / 2 >= MIXTURE_MIN;
+    let mixture = if has_both { left / 2 } else { left };
+    let behind = has_both.then_some(Part { work: Work::Mixture(mixture), replication: Replication::Async });
+    std::iter::once(part(Work::Mixture(mixture))).chain(all.map(|fault| part(Work::Alone(*fault)))).chain(behind).collect()
 }
 
 /// Set when somebody wants the run to end: namespaces and mounts must not stay behind.
@@ -210,15 +254,32 @@ struct Run<'a> {
     programs: &'a Programs,
     folder: PathBuf,
     is_interrupted: &'a Arc<AtomicBool>,
+    part: Part,
 }
 
 impl Run<'_> {
+    /// `None`: this machine can't do it.
+    fn play(&self) -> Result<Option<Row>> {
+        match self.part.work {
+            Work::Mixture(time) => self.mixture(time).map(Some),
+            Work::Alone(fault) => self.alone(fault, self.arguments.runs.unwrap_or(if self.arguments.write_docs { self.runs(fault) } else { 1 })),
+        }
+    }
+
+    /// How often a fault is done when the page is written.
+    fn runs(&self, fault: Fault) -> u32 {
+        match self.part.replication {
+            Replication::Sync => fault.runs(),
+            Replication::Async => losses::RUNS,
+        }
+    }
+
     /// One fault, again and again. `None`: this machine can't do it.
     fn alone(&self, fault: Fault, runs: u32) -> Result<Option<Row>> {
         if fault == Fault::ClockJump && !group::has_own_clocks()? {
             return Ok(None);
         }
-        self.go(&fault.name(), |run, scene, times| {
+        self.go(|run, scene, times| {
             for _ in 0..runs {
                 run.one(fault, scene, runs == 1, times)?;
             }
@@ -234,9 +295,9 @@ impl Run<'_> {
         if !group::has_own_clocks()? {
             faults.retain(|fault| *fault != Fault::ClockJump);
         }
-        self.go("mixture", |run, scene, times| {
+        self.go(|run, scene, times| {
             let begun = Instant::now();
-            let mut left = Vec::new();
+            let mut left = if scene.may_lose() { Fault::FOR_LOSS.to_vec() } else { Vec::new() };
             while begun.elapsed() < time {
                 if left.is_empty() {
                     left = faults.clone();
@@ -250,8 +311,8 @@ impl Run<'_> {
     }
 
     /// Load, what `work` does, a quiet end, and the judgement.
-    fn go(&self, name: &str, work: impl FnOnce(&Self, &mut Scene, &mut Times) -> Result<()>) -> Result<Row> {
-        let mut scene = Scene::start(self.binary, &self.folder, self.arguments.address, self.is_interrupted)?;
+    fn go(&self, work: impl FnOnce(&Self, &mut Scene, &mut Times) -> Result<()>) -> Result<Row> {
+        let mut scene = Scene::start(self.binary, &self.folder, self.arguments.address, self.part.replication, self.is_interrupted)?;
         scene.history.note(What::Configure(config()));
         let master = scene.master()?;
         self.programs.makers().try_for_each(|maker| scene.make_topic(master, maker.name(), 1))?;
@@ -264,17 +325,18 @@ impl Run<'_> {
             // What was acknowledged until then is worth a look all the same, when clients have told of it.
             let _ = official.end(&scene.history);
             let found = scene.watch.findings();
-            let judged = scene.epochs().and_then(|epochs| self.judge(name, &scene, &epochs, begun.elapsed(), times, found));
+            let judged = scene.epochs().and_then(|epochs| self.judge(&scene, &epochs, begun.elapsed(), times, found));
             let found = judged.map_or_else(|error| format!("{error:#}"), |row| row.complaints().join("\n"));
             bail!("{error:#}\nand so far:\n{found}");
         }
         let took = begun.elapsed();
         let findings = [load.end(&scene.clients)?, official.end(&scene.history)?, scene.watch.findings()].concat();
         scene.await_whole()?;
+        scene.count(None)?;
         let epochs = scene.epochs()?;
         scene.pass(CALM)?;
         scene.digest()?;
-        let row = self.judge(name, &scene, &epochs, took, times, findings)?;
+        let row = self.judge(&scene, &epochs, took, times, findings)?;
         drop(scene);
         self.tidy(&row)?;
         Ok(row)
@@ -288,10 +350,15 @@ impl Run<'_> {
         fs::remove_dir_all(&self.folder).with_context(|| format!("removing {}", self.folder.display()))
     }
 
-    fn judge(&self, name: &str, scene: &Scene, epochs: &Epochs, took: Duration, times: Times, findings: Vec<String>) -> Result<Row> {
-        let report: Report = scene.history.judge(epochs, &self.folder.join("history.jsonl"))?;
+    fn judge(&self, scene: &Scene, epochs: &Epochs, took: Duration, times: Times, findings: Vec<String>) -> Result<Row> {
+        let (gone, changes) = if scene.may_lose() { (scene.history.gone(), history::changes(epochs, &scene.watch.owners())) } else { Default::default() };
+        let taken = gone.iter().filter(|gone| losses::taker(gone, &changes).is_some()).map(|gone| gone.value).collect();
+        let tolls = scene.may_lose().then(|| losses::tolls(&gone, &changes, scene.samples()));
+        self.keep(&gone, &changes)?;
+        let report: Report = scene.history.judge(epochs, &taken, &self.folder.join("history.jsonl"))?;
         let mut complaints = findings;
         complaints.extend(report.violations().iter().map(ToString::to_string));
+        complaints.extend(tolls.iter().flatten().flat_map(Toll::complaints));
         for check in [Check::C1, Check::C2, Check::C4, Check::C5, Check::C11, Check::C12, Check::C13] {
             if report.judged(check) == 0 {
                 complaints.push(format!("{check} had nothing to judge: the run has shown nothing"));
@@ -300,7 +367,16 @@ impl Run<'_> {
         if report.counts.sends_ok < RATE_MIN * took.as_secs() {
             complaints.push(format!("{} sends were acknowledged in {took:?}: too few to show anything", report.counts.sends_ok));
         }
-        Ok(Row::new(name, &report, times, complaints))
+        Ok(Row::new(&self.part.name(), &report, times, tolls, complaints))
+    }
+
+    /// Writes down beside the history what is gone, and which change of master has taken it.
+    fn keep(&self, gone: &[Gone], changes: &[Change]) -> Result<()> {
+        let mut text = String::new();
+        for gone in gone {
+            writeln!(text, "{gone:?} taken by {:?}", losses::taker(gone, changes).map(|index| changes[index]))?;
+        }
+        fs::write(self.folder.join("gone.txt"), text).context("writing down what is gone")
     }
 
     /// One fault, from a whole group to a whole group.
@@ -317,6 +393,7 @@ impl Run<'_> {
         let whole = Instant::now();
         scene.await_whole().context("after it was mended")?;
         scene.pass(CALM)?;
+        scene.count(Some(fault))?;
         times.add(Over { fault, at, within: SILENCE_MAX.min(lasts + whole.elapsed()), isolated, epoch }, scene, self.programs.makers());
         if let Some(told) = isolated.filter(|told| told.acked > 0) {
             bail!("the old master, cut off from all others, acknowledged {} messages after epoch {} had begun", told.acked, scene.watch.newest_epoch());
@@ -328,6 +405,7 @@ impl Run<'_> {
     /// for clients too.
     fn calm(&self, scene: &mut Scene) -> Result<()> {
         scene.await_whole()?;
+        scene.scrape()?;
         for index in scene.watch.hesitating() {
             scene.kill(index);
             scene.restart(index)?;
@@ -350,6 +428,7 @@ fn told_by_old_master(scene: &Scene, struck: &Struck) -> Option<Isolated> {
     Some(Isolated { acked, tried: scene.history.tried_since(process, begun) })
 }
 
+/// What asynchronous replication takes is made out before the history is judged ([`history::History::judge`]): the rest has to be as with synchronous replication.
 fn config() -> Config {
     Config { flush: Mode::Sync, replication: Mode::Sync, write_within: history::nanos(WRITE_WITHIN), ..Config::default() }
 }
@@ -374,14 +453,35 @@ impl Random {
 mod tests {
     use super::*;
 
+    const fn minutes(number: u64) -> Duration {
+        Duration::from_secs(60 * number)
+    }
+
+    fn alone(replication: Replication) -> Vec<Part> {
+        Fault::all().iter().map(|fault| Part { work: Work::Alone(*fault), replication }).collect()
+    }
+
     #[test]
-    fn half_an_hour_has_a_mixture_and_each_fault_alone_and_two_minutes_a_mixture() {
-        let minutes = |number: u64| Duration::from_secs(60 * number);
-        let (mixture, alone) = plan(&[], false, minutes(30));
-        assert!(mixture.is_some_and(|time| (minutes(5)..minutes(15)).contains(&time)), "{mixture:?}");
-        assert_eq!(alone, Fault::all());
-        assert_eq!(plan(&[], false, minutes(2)), (Some(minutes(2)), vec![]));
-        assert_eq!(plan(&[Fault::Ring], false, minutes(30)), (None, vec![Fault::Ring]));
-        assert_eq!(plan(&[], true, minutes(2)), (None, Fault::all().to_vec()));
+    fn half_an_hour_has_a_mixture_and_each_fault_alone_and_an_asynchronous_mixture_and_two_minutes_a_mixture() {
+        let parts = plan(&[], None, minutes(30));
+        let (Work::Mixture(first), Work::Mixture(last)) = (parts[0].work, parts[parts.len() - 1].work) else { panic!("{parts:?}") };
+        assert_eq!((parts[0].replication, parts[parts.len() - 1].replication), (Replication::Sync, Replication::Async));
+        assert!(first == last && (minutes(4)..minutes(15)).contains(&first), "{first:?}");
+        assert_eq!(parts[1..parts.len() - 1], alone(Replication::Sync));
+        let all: Duration = Fault::all().iter().map(|fault| AROUND + fault.lasts(true)).sum();
+        assert!(all + first + last <= minutes(30));
+        assert_eq!(plan(&[], None, minutes(2)), [Part { work: Work::Mixture(minutes(2)), replication: Replication::Sync }]);
+    }
+
+    #[test]
+    fn what_sends_wait_for_holds_for_all_parts_when_it_is_said() {
+        for replication in [Replication::Sync, Replication::Async] {
+            let parts = plan(&[], Some(replication), minutes(30));
+            assert!(parts.iter().all(|part| part.replication == replication), "{parts:?}");
+            assert_eq!(parts[1..], alone(replication));
+            assert_eq!(plan(&[], Some(replication), minutes(2)), [Part { work: Work::Mixture(minutes(2)), replication }]);
+            assert_eq!(plan(&[Fault::Ring], Some(replication), minutes(30)), [Part { work: Work::Alone(Fault::Ring), replication }]);
+        }
+        assert_eq!(plan(&[Fault::Ring], None, minutes(30)), [Part { work: Work::Alone(Fault::Ring), replication: Replication::Sync }]);
     }
 }

@@ -20,7 +20,7 @@ mod load;
 mod verdict;
 mod watch;
 
-use crate::{process::Background, sluice};
+use crate::{metrics::Metrics, process::Background, sluice};
 use anyhow::{Context, Result, ensure};
 use attacks::{ATTACKS, Attack, Attackers, Target};
 use clap::Args;
@@ -35,7 +35,7 @@ use std::{
 use tokio::runtime::Runtime;
 
 use verdict::Outcome;
-use watch::{Broker, Metrics, Peak};
+use watch::{Broker, Peak};
 
 /// How much and how long.
 #[derive(Args)]

@@ -14,6 +14,7 @@ mod group;
 mod hostile;
 mod long;
 mod memory;
+mod metrics;
 mod peer;
 mod places;
 mod process;

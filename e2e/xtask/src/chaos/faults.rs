@@ -16,6 +16,8 @@ use std::{fs, process::Command, thread, time::Duration};
 pub(super) enum Fault {
     /// SIGKILL for the master
     KillMaster,
+    /// The master hears nobody and nobody hears it for a second, and then it is killed
+    KillIsolated,
     /// SIGKILL for a replica
     KillReplica,
     /// SIGSTOP for the master
@@ -73,6 +75,8 @@ pub(super) struct Struck {
 }
 
 const ATTACH: Duration = Duration::from_millis(300);
+/// Shorter than it takes to be let go or replaced.
+const ALONE: Duration = Duration::from_secs(1);
 const BRIDGE_TURN: Duration = Duration::from_secs(5);
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -81,6 +85,9 @@ impl Fault {
     pub(super) fn all() -> &'static [Self] {
         Self::value_variants()
     }
+
+    /// Those that take what a master has acknowledged by itself, if anything does, and the change of master that must not.
+    pub(super) const FOR_LOSS: [Self; 6] = [Self::IsolateMaster, Self::KillMaster, Self::KillIsolated, Self::PauseMaster, Self::PowerCut, Self::Switchover];
 
     /// Its name on the command line.
     pub(super) fn name(self) -> String {
@@ -98,6 +105,7 @@ impl Fault {
             Self::KillMaster | Self::KillReplica | Self::WipeReplica | Self::NewAddress => (3, 2),
             Self::PauseMaster => (60, 10),
             Self::IsolateMaster => (15, 12),
+            Self::KillIsolated => (15, 10),
             Self::CoordinatorStop => (30, 10),
             Self::Switchover => (3, 2),
             Self::SlowLink | Self::SlowDisk | Self::ClockJump | Self::OneWay | Self::Deaf | Self::Ring | Self::CutCoordinator => (15, 8),
@@ -154,6 +162,15 @@ impl Fault {
             Self::IsolateMaster => {
                 scene.bed.isolate(own)?;
                 joined(own)
+            }
+            Self::KillIsolated => {
+                scene.bed.isolate(own)?;
+                scene.pass(ALONE)?;
+                scene.kill(index);
+                Box::new(move |scene| {
+                    scene.bed.join(own)?;
+                    scene.restart(index)
+                })
             }
             Self::CutReplicas => {
                 scene.bed.cut(own, &others, Way::Both)?;

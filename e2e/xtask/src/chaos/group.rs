@@ -2,13 +2,20 @@
 
 use super::{
     bed::{Bed, Manner, Place, SERVICE},
+    faults::Fault,
     history::{Epochs, History, node},
     load::{self, BROKER_PORT, QUEUES, TOPIC},
     logs::Log,
+    losses::{self, Counted, Sample, Tally},
     watch::Watch,
 };
-use crate::{crash::power::Disk, process::Background};
+use crate::{
+    crash::power::Disk,
+    metrics::{self, Metrics},
+    process::Background,
+};
 use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
 use rustix::process::Signal;
 use sluice_client::{Admin, Client, TopicSettings};
 use sluice_history::{Digest, NodeEvent, What};
@@ -24,13 +31,19 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use tokio::runtime::Runtime;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    runtime::Runtime,
+    time::timeout,
+};
 
 /// The group's name.
 pub(super) const NAME: &str = "g";
 pub(super) const BROKERS: usize = 3;
 const NAMING_PORT: u16 = 9_876;
 const REPLICATION_PORT: u16 = 10_912;
+const HTTP_PORT: u16 = 9_880;
 const ETCD_PORT: u16 = 2_379;
 const DISK_MEBIBYTES: u64 = 6144;
 const ETCD_START: Duration = Duration::from_secs(20);
@@ -38,8 +51,19 @@ const STOP: Duration = Duration::from_secs(30);
 /// Longest time until all three are there and in sync.
 pub(super) const WHOLE: Duration = Duration::from_secs(90);
 const POLL: Duration = Duration::from_millis(20);
+/// Longest wait for a whole group's metrics.
+const SCRAPE: Duration = Duration::from_secs(5);
 /// Sees the same clock as everybody until its file says otherwise.
 const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
+
+/// What sends wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Replication {
+    /// All members of the in-sync set: nothing acknowledged is lost
+    Sync,
+    /// The master alone: a change of master may take what was acknowledged, up to a bound, and counts it
+    Async,
+}
 
 /// Everything of a run but its clients.
 pub(super) struct Scene {
@@ -53,6 +77,12 @@ pub(super) struct Scene {
     /// Something that is held on to until it ends a fault: a tracer.
     pub(super) tracer: Option<Background>,
     brokers: Vec<Option<Background>>,
+    /// How many processes each broker has had.
+    starts: [u32; BROKERS],
+    replication: Replication,
+    tally: Tally,
+    /// What was counted after each fault.
+    samples: Vec<Sample>,
     etcd: Option<Background>,
     binary: PathBuf,
     folder: PathBuf,
@@ -61,7 +91,7 @@ pub(super) struct Scene {
 
 impl Scene {
     /// Starts all of it, and waits until the group is whole and has its topic.
-    pub(super) fn start(binary: &Path, folder: &Path, manner: Manner, is_interrupted: &Arc<AtomicBool>) -> Result<Self> {
+    pub(super) fn start(binary: &Path, folder: &Path, manner: Manner, replication: Replication, is_interrupted: &Arc<AtomicBool>) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
         let bed = Bed::make()?;
         let disks = (0..BROKERS).map(|index| Disk::make(folder, &format!("disk-{index}"), DISK_MEBIBYTES)).collect::<Result<Vec<_>>>()?;
@@ -78,6 +108,10 @@ impl Scene {
             clients,
             tracer: None,
             brokers: (0..BROKERS).map(|_| None).collect(),
+            starts: [0; BROKERS],
+            replication,
+            tally: Tally::default(),
+            samples: Vec::new(),
             etcd: None,
             binary: binary.to_path_buf(),
             folder: folder.to_path_buf(),
@@ -176,7 +210,8 @@ impl Scene {
     fn start_broker_with(&mut self, index: usize, before: &[&str]) -> Result<()> {
         let mut command = self.bed.command(Place::Broker(index));
         command.args(["sh", "-c", &own_mounts(Some(&self.disks[index])), "sh"]).args(before).arg(&self.binary);
-        command.args(["server", "--roles", "naming,broker", "--broker-vip-port", "off", "--http-port", "off", "--storage-segment-size", "16MiB"]);
+        command.args(["server", "--roles", "naming,broker", "--broker-vip-port", "off", "--storage-segment-size", "16MiB"]);
+        command.args(self.replication_words());
         command.args(["--listen-address", "0.0.0.0", "--advertise-address", &SERVICE.to_string(), "--storage-flush", "sync", "--broker-name", NAME]);
         let all = |form: &dyn Fn(usize, &str) -> String, separator: &str| {
             (0..BROKERS).map(|index| form(index, Place::Broker(index).name())).collect::<Vec<_>>().join(separator)
@@ -187,7 +222,51 @@ impl Scene {
         command.args(["--replication-coordinator", &format!("etcd://{}:{ETCD_PORT}", Place::Etcd.name())]);
         command.arg("--data-dir").arg(self.data(index));
         self.brokers[index] = Some(Background::start(&mut command, &self.broker_log(index))?);
+        self.starts[index] += 1;
         Ok(())
+    }
+
+    fn replication_words(&self) -> Vec<String> {
+        let port = HTTP_PORT.to_string();
+        let words: &[&str] = match self.replication {
+            Replication::Sync => &["--http-port", "off"],
+            Replication::Async => &["--http-port", &port, "--replication-acknowledge", "async", "--replication-unconfirmed-size", losses::BOUND_WORD],
+        };
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    /// Asks each broker of a whole group what it has lost, if it can lose anything: before a process ends, since its counters end with it.
+    pub(super) fn scrape(&mut self) -> Result<()> {
+        if self.replication == Replication::Sync {
+            return Ok(());
+        }
+        for index in 0..BROKERS {
+            let runtime = &self.beside[index];
+            let text = runtime.block_on(runtime.spawn(async { timeout(SCRAPE, scraped()).await })).context("asking for metrics")?;
+            let metrics = text.with_context(|| format!("b{} tells no metrics within {SCRAPE:?}", index + 1))??;
+            let value = |name: &str| metrics.get(name).map(|value| value as u64).with_context(|| format!("b{} has no {name}", index + 1));
+            let messages = value("sluice_replication_lost_messages_total")?;
+            let bytes = value("sluice_replication_lost_bytes_total")?;
+            self.tally.note((index, self.starts[index]), Counted { messages, bytes, is_at_most: self.watch.lost_at_most(index) });
+        }
+        Ok(())
+    }
+
+    /// The fault is over, or the run without one, and the group is whole: what was counted by now.
+    pub(super) fn count(&mut self, fault: Option<Fault>) -> Result<()> {
+        self.scrape()?;
+        self.samples.push(Sample::new(self.history.now(), fault, &self.tally));
+        Ok(())
+    }
+
+    /// What was counted, by fault.
+    pub(super) fn samples(&self) -> &[Sample] {
+        &self.samples
+    }
+
+    /// Whether a change of master may take what was acknowledged.
+    pub(super) fn may_lose(&self) -> bool {
+        self.replication == Replication::Async
     }
 
     fn data(&self, index: usize) -> PathBuf {
@@ -321,6 +400,16 @@ impl Scene {
     pub(super) fn set_etcd_to(&self, name: &str) -> Result<()> {
         copy(&self.folder.join(name), &self.etcd_data())
     }
+}
+
+/// The metrics of the broker on this machine.
+async fn scraped() -> Result<Metrics> {
+    const PATH: &str = "/metrics";
+    let mut stream = TcpStream::connect(("127.0.0.1", HTTP_PORT)).await.context("connecting for metrics")?;
+    stream.write_all(metrics::request(PATH).as_bytes()).await.context("asking for metrics")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.context("reading metrics")?;
+    metrics::body(PATH, &answer).map(Metrics)
 }
 
 /// Whether a broker's calendar can be made to jump.

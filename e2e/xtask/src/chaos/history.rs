@@ -1,8 +1,12 @@
 //! What a run writes down for its judge.
 
+use super::{
+    load,
+    losses::{Change, Gone},
+};
 use anyhow::{Context, Result};
 use parking_lot::Mutex;
-use sluice_history::{By, Checker, Event, Node, NodeEvent, Outcome, Report, Sent, What};
+use sluice_history::{By, Checker, Event, Node, NodeEvent, Outcome, Queue, Report, Sent, What};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
@@ -119,11 +123,39 @@ impl History {
         found
     }
 
-    /// Writes all down, with the epoch that each record lies in, and judges it.
+    /// What was acknowledged and is not there any more: a consumer got another message from its offset, or consumers have drained its topic and got it nowhere.
+    pub(super) fn gone(&self) -> Vec<Gone> {
+        let lines = self.lines.lock();
+        let (mut drained, mut came, mut places) = (BTreeSet::new(), BTreeSet::new(), BTreeMap::<(&Queue, u64), (u32, u32)>::new());
+        for line in lines.iter() {
+            match &line.event.what {
+                What::Drained(whole) => drop(drained.insert(&whole.topic)),
+                What::Deliver(deliver) => {
+                    let value = (deliver.value.process, deliver.value.number);
+                    came.insert(value);
+                    places.insert((&deliver.queue, deliver.offset.0), value);
+                }
+                _ => {}
+            }
+        }
+        let gone = |line: &Line| {
+            let What::Send(sent) = &line.event.what else { return None };
+            let (Outcome::Ok, Some(offset), Some(at)) = (sent.outcome, sent.offset, line.log) else { return None };
+            let value = (sent.value.process, sent.value.number);
+            let is_lost = !came.contains(&value);
+            let is_other = places.get(&(&sent.queue, offset.0)).is_some_and(|there| *there != value);
+            let is_gone = is_other || is_lost && drained.contains(&sent.queue.topic);
+            is_gone.then(|| Gone { value, invoke: line.event.invoke, at, bytes: load::body_bytes(value.0, value.1), is_lost })
+        };
+        lines.iter().filter_map(gone).collect()
+    }
+
+    /// Writes all down, with the epoch that each record lies in, and judges it. An acknowledgement that a change of master has `taken`, as asynchronous replication allows,
+    /// counts like no answer; all else is held to what synchronous replication promises: what somebody has read stays at its place, and each loss has its change.
     ///
     /// No answer of a broker names its epoch. A record's place in the log does: what the last master's log has there was acknowledged under that epoch or is
     /// another record, which the judge sees as a loss.
-    pub(super) fn judge(&self, epochs: &Epochs, file: &Path) -> Result<Report> {
+    pub(super) fn judge(&self, epochs: &Epochs, taken: &BTreeSet<(u32, u32)>, file: &Path) -> Result<Report> {
         let mut to = BufWriter::new(File::create(file).with_context(|| format!("making {}", file.display()))?);
         let mut checker = Checker::default();
         let mut lines = self.lines.lock();
@@ -131,13 +163,25 @@ impl History {
         lines.sort_by_key(|line| line.event.done);
         for line in lines.iter() {
             let by = line.log.and_then(|at| epochs.iter().rev().find(|(_, (start, _))| *start <= at));
-            let event = Event { by: by.map(|(epoch, (_, node))| By { node: *node, epoch: *epoch }), ..line.event.clone() };
+            let mut event = Event { by: by.map(|(epoch, (_, node))| By { node: *node, epoch: *epoch }), ..line.event.clone() };
+            if let What::Send(sent) = &mut event.what
+                && taken.contains(&(sent.value.process, sent.value.number))
+            {
+                (sent.outcome, sent.offset) = (Outcome::Unknown, None);
+            }
             sluice_history::write(&mut to, &event)?;
             checker.push(&event)?;
         }
         to.flush().with_context(|| format!("writing {}", file.display()))?;
         Ok(checker.finish())
     }
+}
+
+/// The changes of master, by the newest master's epochs and when each was known. One that nobody saw while it lasted was over when the next one was known.
+pub(super) fn changes(epochs: &Epochs, owners: &BTreeMap<u64, (usize, u64)>) -> Vec<Change> {
+    let known = |epoch: u64| owners.range(epoch..).next().map_or(u64::MAX, |(_, (_, known))| *known);
+    // The first one has founded the group.
+    epochs.iter().skip(1).map(|(epoch, (start, _))| Change { known: known(*epoch), start: *start }).collect()
 }
 
 fn monotonic() -> u64 {
@@ -173,6 +217,8 @@ pub(super) fn silence(acks: &[Acked], from: u64, until: u64) -> Option<(Duration
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sluice_history::{Check, Deliver, Drained, Kind, SendKind, Started};
+    use sluice_types::{CommitLogOffset, Group, QueueId, QueueOffset, Topic};
 
     fn acks(times: &[(u64, u32)]) -> Vec<Acked> {
         times.iter().map(|&(done, process)| Acked { invoke: done, done, process }).collect()
@@ -184,5 +230,62 @@ mod tests {
         assert_eq!(silence(&acks, 100, 200), Some((Duration::from_nanos(235), 400)));
         assert_eq!(silence(&acks, 100, 165), Some((Duration::from_nanos(60), 160)));
         assert_eq!(silence(&acks, 400, 500), None);
+    }
+
+    fn history(offsets: &[(u32, u64)], came: &[(u32, u64)], is_drained: bool) -> History {
+        let history = History::new();
+        let topic = Topic::new("t").unwrap();
+        let queue = Queue { shard: 0, topic: topic.clone(), id: QueueId(0) };
+        history.note(What::Started(Started { group: Group::new("g").unwrap(), topic: topic.clone() }));
+        for &(number, offset) in offsets {
+            let (value, offset) = (load::value_made(1, number), Some(QueueOffset(offset)));
+            let sent = Sent { queue: queue.clone(), value, kind: SendKind::Normal, key: None, message_id: None, offset, attempts: 1, outcome: Outcome::Ok };
+            history.sent(history.now(), 1, offset.map(|offset| 1000 * offset.0), sent);
+        }
+        for &(number, offset) in came {
+            let (group, value) = (Group::new("g").unwrap(), load::value_made(1, number));
+            let (record, offset) = (CommitLogOffset(1000 * offset), QueueOffset(offset));
+            let deliver = Deliver { group, queue: queue.clone(), offset, record, value, kind: Kind::Pull, key: None, attempt: 0, lease: None, clock: 0 };
+            history.note(What::Deliver(deliver));
+        }
+        if is_drained {
+            history.note(What::Drained(Drained { group: Group::new("g").unwrap(), topic }));
+        }
+        history
+    }
+
+    fn judged(history: &History, taken: &[u32]) -> Report {
+        let folder = tempfile::tempdir().unwrap();
+        let taken = taken.iter().map(|number| (1, *number)).collect();
+        history.judge(&Epochs::from([(1, (0, node(0)))]), &taken, &folder.path().join("history.jsonl")).unwrap()
+    }
+
+    #[test]
+    fn a_record_is_gone_when_another_message_has_its_offset_or_nobody_got_it_to_the_end() {
+        let numbers = |history: &History| history.gone().iter().map(|gone| (gone.value.1, gone.at, gone.is_lost)).collect::<Vec<_>>();
+        assert_eq!(numbers(&history(&[(1, 0), (2, 1), (3, 1)], &[(1, 0), (3, 1)], false)), [(2, 1000, true)]);
+        assert_eq!(numbers(&history(&[(1, 0), (2, 1)], &[(1, 0)], false)), []);
+        assert_eq!(numbers(&history(&[(1, 0), (2, 1)], &[(1, 0)], true)), [(2, 1000, true)]);
+        // Another copy of it is there.
+        assert_eq!(numbers(&history(&[(1, 0), (2, 2)], &[(1, 0), (2, 1), (3, 2)], true)), [(2, 2000, false)]);
+    }
+
+    #[test]
+    fn an_acknowledgement_that_was_taken_is_forgiven_and_no_other_one_is() {
+        let cut = history(&[(1, 0), (2, 1), (3, 1)], &[(1, 0), (3, 1)], true);
+        assert!(judged(&cut, &[2]).is_clean());
+        assert_eq!((judged(&cut, &[2]).counts.sends_ok, judged(&cut, &[]).counts.sends_ok), (2, 3));
+        let report = judged(&cut, &[]);
+        assert_eq!((report.found(Check::C1), report.found(Check::C4)), (1, 1));
+        // What a consumer has read stays, whatever its sender was told.
+        let moved = history(&[(1, 0), (2, 1), (3, 1)], &[(1, 0), (2, 1), (3, 1)], true);
+        assert_eq!(judged(&moved, &[2, 3]).found(Check::C4), 1);
+    }
+
+    #[test]
+    fn a_change_that_nobody_saw_was_over_when_the_next_one_was_known_and_a_groups_first_master_is_no_change() {
+        let epochs = Epochs::from([(1, (0, node(0))), (2, (50, node(1))), (3, (60, node(2))), (4, (70, node(2)))]);
+        let known: Vec<_> = changes(&epochs, &BTreeMap::from([(1, (0, 5)), (3, (2, 90))])).iter().map(|change| (change.known, change.start)).collect();
+        assert_eq!(known, [(90, 50), (90, 60), (u64::MAX, 70)]);
     }
 }

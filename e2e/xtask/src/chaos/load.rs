@@ -151,6 +151,11 @@ pub(super) fn value_made(process: u32, number: u32) -> Value {
     value(process, number, &body(process, number))
 }
 
+/// Bytes of the body that the two numbers make.
+pub(super) fn body_bytes(process: u32, number: u32) -> u64 {
+    body(process, number).len() as u64
+}
+
 /// The value that a body names; one that nobody sent, if it names none.
 fn value_of(body: &[u8]) -> Value {
     let text = String::from_utf8_lossy(body);

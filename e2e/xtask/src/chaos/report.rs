@@ -5,6 +5,7 @@ use super::{
     group::Scene,
     history::silence,
     load::PRODUCERS,
+    losses::{BOUND, Toll},
     official::{Maker, View},
 };
 use anyhow::{Context, Result};
@@ -81,13 +82,23 @@ pub(super) struct Row {
     reordered: u64,
     second_ackers: u64,
     different: u64,
+    /// What asynchronous replication has taken, if that is what it was; by fault.
+    tolls: Option<Vec<Toll>>,
     complaints: Vec<String>,
 }
+
+/// Behind the name of a run with asynchronous replication.
+pub(super) const ASYNC: &str = "-async";
 
 /// Above the rows.
 pub(super) const HEAD: &str = "\
 | fault | verdict | runs | new master | acknowledged | lost | reordered | two ackers | logs differ | acknowledged by an isolated old master, of sends | writes go on after: min | p50 | p99 | max |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |";
+
+/// Above what asynchronous replication has taken.
+const LOSSES_HEAD: &str = "\
+| fault | verdict | runs | new master | acknowledged | taken by a change of master | by one fault: min | p50 | max | most log taken by a change | bound | counted by the brokers | by one fault: max | most log counted of one fault | lost otherwise | reordered | two ackers | logs differ |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |";
 
 /// Above what clients saw.
 const CLIENTS_HEAD: &str = "\
@@ -95,15 +106,17 @@ const CLIENTS_HEAD: &str = "\
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |";
 
 impl Row {
-    pub(super) fn new(name: &str, report: &Report, times: Times, complaints: Vec<String>) -> Self {
+    pub(super) fn new(name: &str, report: &Report, times: Times, tolls: Option<Vec<Toll>>, complaints: Vec<String>) -> Self {
         Self {
             name: name.to_owned(),
             times,
-            acked: report.counts.sends_ok,
+            // The judge knows what was taken as unanswered.
+            acked: report.counts.sends_ok + tolls.iter().flatten().map(|toll| toll.records).sum::<u64>(),
             lost: report.found(Check::C1),
             reordered: report.found(Check::C4) + report.found(Check::C5),
             second_ackers: report.found(Check::C11),
             different: report.found(Check::C12),
+            tolls,
             complaints,
         }
     }
@@ -118,13 +131,16 @@ impl Row {
             reordered: 0,
             second_ackers: 0,
             different: 0,
+            tolls: None,
             complaints: vec![format!("the run did not come to its end: {error:#}")],
         }
     }
 
     /// Its lines, while others are still to come.
     pub(super) fn print(&self) {
+        self.tolls.iter().flatten().filter_map(Toll::told).for_each(|told| println!("chaos: {told}"));
         println!("{HEAD}\n{}\n", self.line());
+        print_losses(std::slice::from_ref(self));
         print_clients(&self.client_lines());
         println!();
     }
@@ -137,10 +153,10 @@ impl Row {
         let (acked, tried) = (isolated.iter().map(|told| told.acked).sum::<usize>(), isolated.iter().map(|told| told.tried).sum::<usize>());
         let isolated = if isolated.is_empty() { "-".to_owned() } else { format!("{acked} of {tried}") };
         let changed = runs.iter().filter(|run| run.has_new_master).count();
-        let verdict = if self.complaints().is_empty() { "good" } else { "HARM" };
         format!(
-            "| {} | {verdict} | {} | {changed} | {} | {} | {} | {} | {} | {isolated} | {} |",
+            "| {} | {} | {} | {changed} | {} | {} | {} | {} | {} | {isolated} | {} |",
             self.name,
+            self.verdict(),
             runs.len(),
             self.acked,
             self.lost,
@@ -149,6 +165,45 @@ impl Row {
             self.different,
             quantiles(resumed, &[0.0, 0.5, 0.99, 1.0])
         )
+    }
+
+    /// Whether it was allowed to lose something.
+    pub(super) fn may_lose(&self) -> bool {
+        self.tolls.is_some()
+    }
+
+    fn verdict(&self) -> &'static str {
+        if self.complaints().is_empty() { "good" } else { "HARM" }
+    }
+
+    /// What asynchronous replication has taken, as a line of a table.
+    fn loss_line(&self) -> Option<String> {
+        let tolls: Vec<&Toll> = self.tolls.as_ref()?.iter().filter(|toll| toll.fault.is_some()).collect();
+        let mut messages: Vec<u64> = tolls.iter().map(|toll| toll.messages).collect();
+        messages.sort_unstable();
+        let part = |part| nearest(&messages, part).copied().unwrap_or_default();
+        let counted = |of: &dyn Fn(&Toll) -> u64| tolls.iter().map(|toll| of(toll)).max().unwrap_or_default();
+        let up_to = if tolls.iter().any(|toll| toll.counted.is_at_most) { "up to " } else { "" };
+        Some(format!(
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} bytes | {BOUND} | {up_to}{} | {up_to}{} | {up_to}{} bytes | {} | {} | {} | {} |",
+            self.name.trim_end_matches(ASYNC),
+            self.verdict(),
+            self.times.runs.len(),
+            self.times.runs.iter().filter(|run| run.has_new_master).count(),
+            self.acked,
+            messages.iter().sum::<u64>(),
+            part(0.0),
+            part(0.5),
+            part(1.0),
+            counted(&|toll| toll.reach),
+            tolls.iter().map(|toll| toll.counted.messages).sum::<u64>(),
+            counted(&|toll| toll.counted.messages),
+            counted(&|toll| toll.counted.bytes),
+            self.lost,
+            self.reordered,
+            self.second_ackers,
+            self.different,
+        ))
     }
 
     /// A line for each fault and kind of client.
@@ -215,7 +270,16 @@ pub(super) fn print_all(rows: &[Row]) {
     println!("{HEAD}");
     rows.iter().for_each(|row| println!("{}", row.line()));
     println!();
+    print_losses(rows);
     print_clients(&rows.iter().flat_map(Row::client_lines).collect::<Vec<_>>());
+}
+
+/// What asynchronous replication has taken.
+fn print_losses(rows: &[Row]) {
+    let lines: Vec<String> = rows.iter().filter_map(Row::loss_line).collect();
+    if !lines.is_empty() {
+        println!("{LOSSES_HEAD}\n{}\n", lines.join("\n"));
+    }
 }
 
 /// What clients saw.
@@ -237,8 +301,12 @@ fn seconds(time: Duration) -> String {
 
 /// Of sorted times; the smallest one that at least so many are not longer than.
 fn quantile(sorted: &[Duration], part: f64) -> Option<Duration> {
+    nearest(sorted, part).copied()
+}
+
+fn nearest<T>(sorted: &[T], part: f64) -> Option<&T> {
     let at = (sorted.len() as f64 * part).ceil() as usize;
-    sorted.get(at.clamp(1, sorted.len().max(1)) - 1).copied()
+    sorted.get(at.clamp(1, sorted.len().max(1)) - 1)
 }
 
 /// Writes the page. Of what was not measured now, the page's old lines stay.
@@ -246,20 +314,25 @@ pub(super) fn write(file: &Path, rows: &[Row]) -> Result<()> {
     let old = fs::read_to_string(file).unwrap_or_default();
     let about = rows.iter().filter_map(|row| row.times.runs.first()).map(|run| run.fault);
     let about: Vec<String> = about.map(|fault| format!("| {} | {} | {} s |", fault.name(), fault.about(), fault.lasts(false).as_secs())).collect();
-    write_page(file, &old, [rows.iter().map(Row::line).collect(), rows.iter().flat_map(Row::client_lines).collect(), about])
+    let (losing, keeping): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| row.may_lose());
+    let losses = losing.iter().filter_map(|row| row.loss_line()).collect();
+    write_page(file, &old, [keeping.iter().map(|row| row.line()).collect(), keeping.iter().flat_map(|row| row.client_lines()).collect(), about, losses])
 }
 
 /// The same with nothing but what clients see.
 pub(super) fn write_clients(file: &Path, lines: Vec<String>) -> Result<()> {
     let old = fs::read_to_string(file).unwrap_or_default();
-    write_page(file, &old, [Vec::new(), lines, Vec::new()])
+    write_page(file, &old, [Vec::new(), lines, Vec::new(), Vec::new()])
 }
 
-fn write_page(file: &Path, old: &str, [results, clients, about]: [Vec<String>; 3]) -> Result<()> {
-    let tables = [(HEAD, results), (CLIENTS_HEAD, clients), (FAULTS_HEAD, about)];
+fn write_page(file: &Path, old: &str, [results, clients, about, losses]: [Vec<String>; 4]) -> Result<()> {
+    let tables = [("", HEAD, results), ("", CLIENTS_HEAD, clients), ("", FAULTS_HEAD, about), (LOSSES_PAGE, LOSSES_HEAD, losses)];
     let mut text = PAGE.to_owned();
-    for (head, lines) in tables {
-        writeln!(text, "\n{head}\n{}", merged(old, head, &lines).join("\n"))?;
+    for (before, head, lines) in tables {
+        let lines = merged(old, head, &lines);
+        if !lines.is_empty() {
+            writeln!(text, "{before}\n{head}\n{}", lines.join("\n"))?;
+        }
     }
     fs::write(file, text).with_context(|| format!("writing {}", file.display()))
 }
@@ -300,6 +373,17 @@ their routes are up to 30 s old; each begins a send each 15 ms, whether those be
 the longest that one took, with its retries, successful or not: a request that is on its way when a connection breaks hangs for the Go client's 3 s. *Errors*: sends that failed past the client's own retries (ours has none: it tries again until it succeeds).
 *with RocketMQ*: Apache RocketMQ 5.5.0 in controller mode in our place, a name server with a controller and three brokers with synchronous flush that acknowledge
 when all of the in-sync set have a message, as its defaults are otherwise; the fault lasts until its clients send again.
+";
+
+const LOSSES_PAGE: &str = "
+## With asynchronous replication
+The same brokers with `replication.acknowledge: async` and the least `replication.unconfirmed_size`, so that the load reaches it while a master is cut off.
+
+- *taken by a change of master*: messages that were acknowledged and came to no consumer, since the next master did not have them; *most log*: from where its part of the log
+  begins to the end of the last one of them, which the bound is for.
+- *counted by the brokers*: `sluice_replication_lost_messages_total` and `sluice_replication_lost_bytes_total`, over all processes. For each fault it must be at least what was taken,
+  and by a process that lived on at most the bound for each change; an answer that did not reach its client is counted too, and so is, as 'up to', all that a killed master had written last.
+- *lost otherwise*, *reordered*, *two ackers*, *logs differ*: as above; all must be 0.
 ";
 
 #[cfg(test)]

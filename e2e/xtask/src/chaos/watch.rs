@@ -140,6 +140,11 @@ impl Watch {
         seen.said.iter().flatten().filter(|(status, _)| status.role == "master").map(|(status, _)| status.confirmed).max().unwrap_or_default()
     }
 
+    /// Whether what this broker says it has lost may be less.
+    pub(super) fn lost_at_most(&self, index: usize) -> bool {
+        self.seen.lock().said[index].as_ref().is_some_and(|(status, _)| status.lost_at_most)
+    }
+
     /// Who was master of which epoch.
     pub(super) fn owners(&self) -> Owners {
         self.seen.lock().owners.clone()

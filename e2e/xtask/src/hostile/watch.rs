@@ -1,7 +1,10 @@
 //! The broker from outside: its memory, its metrics, its health.
 
-use crate::memory::Memory;
-use anyhow::{Context, Result, bail, ensure};
+use crate::{
+    memory::Memory,
+    metrics::{self, Metrics},
+};
+use anyhow::{Context, Result};
 use rustix::param::clock_ticks_per_second;
 use std::{
     fs,
@@ -55,14 +58,12 @@ impl Broker {
         let ask = || {
             let mut stream = TcpStream::connect_timeout(&self.http, HTTP)?;
             stream.set_read_timeout(Some(HTTP))?;
-            stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: sluice\r\nconnection: close\r\n\r\n").as_bytes())?;
+            stream.write_all(metrics::request(path).as_bytes())?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer).map(|_| answer)
         };
         let answer = ask().with_context(|| format!("asking the broker for {path}"))?;
-        let Some((head, body)) = answer.split_once("\r\n\r\n") else { bail!("the broker's answer to {path} is no HTTP: {answer:?}") };
-        ensure!(head.starts_with("HTTP/1.1 200 "), "the broker answers {path} with {}: {body}", head.lines().next().unwrap_or_default());
-        Ok(body.to_owned())
+        metrics::body(path, &answer)
     }
 }
 
@@ -71,21 +72,6 @@ fn ticks(stat: &str) -> Option<u64> {
     let mut words = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let (user, system): (u64, u64) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
     Some(user + system)
-}
-
-/// One scrape.
-pub(super) struct Metrics(String);
-
-impl Metrics {
-    /// The value of the line that begins with this name and these labels; 0 for one that is not there (yet).
-    pub(super) fn value(&self, line: &str) -> f64 {
-        self.0.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(' ')?.parse().ok()).unwrap_or(0.0)
-    }
-
-    /// Connections ended by the broker itself, by reason.
-    pub(super) fn closed(&self, reason: &str) -> f64 {
-        self.value(&format!("sluice_connections_closed_total{{reason=\"{reason}\"}}"))
-    }
 }
 
 /// Looks at the broker's own memory again and again and keeps the largest value.
@@ -123,12 +109,5 @@ mod tests {
     fn processor_time_is_read_behind_any_name() {
         assert_eq!(ticks("7 (a ) b) S 1 7 7 0 -1 4194304 5 0 0 0 30 12 0 0 20 0 3 0 100"), Some(42));
         assert_eq!(ticks("7"), None);
-    }
-
-    #[test]
-    fn a_metric_is_found_by_its_whole_name_and_labels() {
-        let metrics = Metrics("# TYPE a counter\na_b 7\na 3\nsluice_connections_closed_total{reason=\"idle\"} 4\n".into());
-        assert_eq!((metrics.value("a"), metrics.value("a_b"), metrics.value("c")), (3.0, 7.0, 0.0));
-        assert_eq!((metrics.closed("idle"), metrics.closed("peer")), (4.0, 0.0));
     }
 }
