@@ -19,8 +19,8 @@ pub enum Request {
         /// Properties, as on the wire.
         properties: String,
         /// Body.
-            #[serde(with = "serde_bytes")]
-            body: Vec<u8>,
+        #[serde(with = "serde_bytes")]
+        body: Vec<u8>,
     },
     /// Where a queue ends.
     End {

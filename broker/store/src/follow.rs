@@ -187,13 +187,17 @@ impl Store {
         self.shared.writer.poison_error().map_or(Ok(()), Err)
     }
 
-    /// Notes that an epoch begins: the record that says so is the epoch's first. Comes back with its place once it is appended.
+    /// Notes that an epoch begins: the record that says so is the epoch's first. Comes back with its place once it is appended, under synchronous flush once it is on
+    /// stable storage: nothing of the epoch is confirmed before, and no append comes that would flush it on the way.
     pub fn begin_epoch(&self, epoch: u64) -> Result<CommitLogOffset, AppendError> {
         let last = self.shared.writer.turn.lock().last_record;
         *self.shared.last_inherited.lock() = last.map(CommitLogOffset);
         let mut batch = crate::Batch::new();
         batch.meta(&[recovery::epoch_change(epoch)]).map_err(|_| AppendError::TooLarge(0))?;
         let placed = self.append(batch, crate::Wait::Appended)?;
+        if self.flush_mode() == FlushMode::Sync {
+            self.flush()?;
+        }
         placed.first().map(|placed| placed.log_offset).ok_or(AppendError::Stopped)
     }
 

@@ -94,7 +94,8 @@ fn settle(shared: &Shared, master: MemberId, epoch: Epoch, ended: Ended, is_long
             if let Some(state) = state {
                 shared.tell(Event::Heard(state));
             }
-            timing.beat() / 2
+            // Often it is just about to be master: then clients wait for this replica.
+            timing.beat() / 8
         }
         Ended::Cut(to) => {
             order(shared, Command::Cut(epoch, to));

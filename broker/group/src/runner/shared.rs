@@ -644,6 +644,7 @@ impl Lead for Shared {
     fn joined(&self, member: Member) {
         let now = self.now();
         self.lock().pace.connected(now, member);
+        tracing::info!(member = %member.id, "a replica follows");
     }
 
     fn left(&self, member: Member) {

@@ -127,6 +127,7 @@ fn begin(shared: &Shared, epoch: Epoch, open: &mut Option<Epoch>) {
     if !shared.leads(epoch) {
         return;
     }
+    tracing::debug!(%epoch, %end, "the inherited log is confirmed");
     serve(shared, epoch, &store, open);
 }
 
@@ -144,6 +145,7 @@ fn serve(shared: &Shared, epoch: Epoch, store: &Arc<Store>, open: &mut Option<Ep
     let master = (shared.options.id, shared.options.place.clone());
     shared.lock().master = Some(master.clone());
     if shared.begin_to_serve(epoch) {
+        tracing::info!(%epoch, "this broker serves clients");
         shared.service.master_is(Some(&master));
     }
 }

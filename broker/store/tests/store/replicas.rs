@@ -155,6 +155,15 @@ fn metadata_epochs_and_emptied_queues_follow_too() {
 }
 
 #[test]
+fn an_epoch_begins_with_a_record_that_waits_for_no_later_flush_under_sync_flush() {
+    let world = world(1, FlushMode::Sync);
+    let store = world.open();
+    store.begin_epoch(7).expect("noted");
+    let marks = store.marks();
+    assert_eq!(marks.flushed, marks.appended, "nobody else would flush it for up to half a second, and the epoch's clients wait for it");
+}
+
+#[test]
 fn epochs_of_which_retention_has_left_nothing_are_forgotten_but_for_one_that_ends_where_the_log_begins() {
     let mut world = world(1, FlushMode::Sync);
     world.options.retention_bytes = Some(2 * SEGMENT_BYTES);
