@@ -41,6 +41,11 @@ pub trait ClientPush: Send + Sync {
     /// All callbacks of one turn of the log's writer have run: the moment to write out the replies that they made. Runs on whatever
     /// thread wrote: a connection's, the writer's, the delay service's.
     fn turn_end(&self);
+
+    /// Runs what answers many clients at once, on whatever thread; what it makes may be written when it has run.
+    fn gather(&self, body: &mut dyn FnMut()) {
+        body();
+    }
 }
 
 /// Settings.
@@ -246,7 +251,9 @@ impl Delivery {
             }
             delivery.wake(queue);
         };
-        self.store.set_hooks(Hooks { arrived: Arc::new(arrived), turn_end: Arc::new(move || push.turn_end()) });
+        let gathering = push.clone();
+        let gather = move |body: &mut dyn FnMut()| gathering.gather(body);
+        self.store.set_hooks(Hooks { arrived: Arc::new(arrived), gather: Arc::new(gather), turn_end: Arc::new(move || push.turn_end()) });
     }
 
     fn start_threads(self: &Arc<Self>, service: DelayService) -> Result<(), OpenError> {

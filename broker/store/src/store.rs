@@ -416,6 +416,16 @@ impl Shared {
         drop(before);
     }
 
+    pub(crate) fn gather(&self, body: impl FnOnce()) {
+        let Some(hooks) = self.hooks() else { return body() };
+        let mut body = Some(body);
+        (hooks.gather)(&mut || {
+            if let Some(body) = body.take() {
+                body();
+            }
+        });
+    }
+
     pub(crate) fn turn_end(&self) {
         if let Some(hooks) = self.hooks() {
             (hooks.turn_end)();

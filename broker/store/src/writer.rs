@@ -532,6 +532,12 @@ impl Shared {
     pub(crate) fn release(&self) {
         let oldest_hidden = self.show();
         let waiting = self.writer.waiters.lock().rules();
+        if waiting.contains(&true) {
+            self.gather(|| self.answer(waiting, oldest_hidden));
+        }
+    }
+
+    fn answer(&self, waiting: [bool; Rule::ALL.len()], oldest_hidden: Option<Monotonic>) {
         for rule in Rule::ALL.into_iter().filter(|rule| waiting[rule.number()]) {
             // Asked again for each: whoever stands still between two must not go on as if no time had passed.
             while let stored = self.stored_by(rule, oldest_hidden)

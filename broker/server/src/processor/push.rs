@@ -67,4 +67,9 @@ impl ClientPush for Pushes {
     fn turn_end(&self) {
         net::flush_dirty();
     }
+
+    fn gather(&self, body: &mut dyn FnMut()) {
+        let _batch = net::Batch::enter();
+        body();
+    }
 }

@@ -2,7 +2,7 @@
 
 use crate::world::*;
 use sluice_env::sim::threads::{self, Sim};
-use sluice_store::{Hooks, Store, Wait};
+use sluice_store::{AppendError, Batch, Hooks, Placed, Store, Wait};
 use std::{
     sync::{
         Arc,
@@ -23,6 +23,7 @@ impl Calls {
         let (arrived, turn_end) = (self.clone(), self.clone());
         Hooks {
             arrived: Arc::new(move |_| _ = arrived.arrived.fetch_add(1, Ordering::SeqCst)),
+            gather: Arc::new(|body| body()),
             turn_end: Arc::new(move || _ = turn_end.turn_end.fetch_add(1, Ordering::SeqCst)),
         }
     }
@@ -60,6 +61,34 @@ fn only_the_hooks_that_were_set_last_are_called_and_none_when_they_were_taken_aw
 }
 
 #[test]
+fn all_that_one_confirmation_answers_is_gathered_on_the_thread_that_confirms() {
+    let store = World::new(1, replicated(lazy())).open();
+    let (inside, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let gathers = inside.clone();
+    let gather = move |body: &mut dyn FnMut()| {
+        gathers.store(true, Ordering::SeqCst);
+        body();
+        gathers.store(false, Ordering::SeqCst);
+    };
+    store.set_hooks(Hooks { gather: Arc::new(gather), ..Arc::new(Calls::default()).hooks() });
+    for _ in 0..3 {
+        let (inside, answered) = (inside.clone(), answered.clone());
+        let mut batch = Batch::new();
+        push(&mut batch, &store, "orders", 0, b"x", "");
+        let done = Box::new(move |result: Result<Vec<Placed>, AppendError>| {
+            assert!(result.is_ok() && inside.load(Ordering::SeqCst), "answered alone: one write to its socket for each");
+            answered.fetch_add(1, Ordering::SeqCst);
+        });
+        store.submit(batch, Wait::Durable, done);
+    }
+    // The turns may be another thread's.
+    until("answered", || {
+        store.confirm(store.marks().appended);
+        answered.load(Ordering::SeqCst) == 3
+    });
+}
+
+#[test]
 fn hooks_may_be_replaced_by_any_thread_at_any_moment_and_by_a_hook_itself() {
     for seed in 0..20 {
         let sim = Sim::new(seed);
@@ -70,13 +99,13 @@ fn hooks_may_be_replaced_by_any_thread_at_any_moment_and_by_a_hook_itself() {
         let (changed, told, until) = (store.clone(), calls.clone(), over.clone());
         machine.spawn("changes", move || {
             while !until.load(Ordering::SeqCst) {
-                let Hooks { arrived, turn_end } = told.hooks();
+                let Hooks { arrived, gather, turn_end } = told.hooks();
                 let (store, after) = (changed.clone(), told.hooks());
                 let replaces = move || {
                     turn_end();
                     store.set_hooks(after.clone());
                 };
-                changed.set_hooks(Hooks { arrived, turn_end: Arc::new(replaces) });
+                changed.set_hooks(Hooks { arrived, gather, turn_end: Arc::new(replaces) });
                 threads::sleep(Duration::from_micros(300));
                 changed.clear_hooks();
             }
