@@ -218,13 +218,16 @@ pub struct MetaChange {
     pub value: Option<Vec<u8>>,
 }
 
+/// Runs something, and does what has to be done around it.
+pub type Gather = Arc<dyn Fn(&mut dyn FnMut()) + Send + Sync>;
+
 /// Called by the store; see each field.
 #[derive(Clone)]
 pub struct Hooks {
     /// A queue has new visible records. On the writer's thread: be quick.
     pub arrived: Arc<dyn Fn(&crate::queue_index::QueueRef) + Send + Sync>,
     /// Runs what answers many at once, on whatever thread: the moment to gather what they are answered, and to write it to their sockets when that has run.
-    pub gather: Arc<dyn Fn(&mut dyn FnMut()) + Send + Sync>,
+    pub gather: Gather,
     /// All callbacks of one turn of the writer have run: the moment to write the replies they made to their sockets.
     pub turn_end: Arc<dyn Fn() + Send + Sync>,
 }
