@@ -4,7 +4,7 @@
 
 mod process;
 
-pub use process::free_port;
+pub use process::{free_port, signal};
 
 use http::{Method, Request};
 use kube::{
@@ -198,7 +198,11 @@ impl ApiServer {
             "contexts": [{ "name": "x", "context": { "cluster": "c", "user": "u" } }],
             "current-context": "x",
         });
-        fs::write(&file, config.to_string()).expect("written");
+        // Another thread may read it just now.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let new = file.with_extension(format!("new-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+        fs::write(&new, config.to_string()).expect("written");
+        fs::rename(&new, &file).expect("in its place");
         file
     }
 

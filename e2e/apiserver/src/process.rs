@@ -1,12 +1,14 @@
 //! Programs that end with the test, however it ends.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{BufRead, BufReader},
     net::TcpListener,
     path::Path,
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU16, Ordering},
+    thread,
+    time::{Duration, Instant},
 };
 
 /// Starts the program, says its number, and kills it when nobody holds the other end of the input any more: a test that is killed drops nothing.
@@ -29,9 +31,31 @@ impl Process {
     }
 
     pub(crate) fn signal(&self, signal: &str) {
-        let status = Command::new("kill").args([format!("-{signal}"), self.id.to_string()]).status().expect("kill runs");
-        assert!(status.success());
+        self::signal(self.id, signal);
     }
+}
+
+/// Longest time for a stopped process to stand still.
+const STOPPED: Duration = Duration::from_secs(60);
+
+/// Sends a process a signal; comes back from `STOP` when it stands still: a thread that runs on another processor goes on for a moment, long enough for an answer.
+pub fn signal(id: u32, signal: &str) {
+    let status = Command::new("kill").args([format!("-{signal}"), id.to_string()]).status().expect("kill runs");
+    assert!(status.success());
+    let end = Instant::now() + STOPPED;
+    while signal == "STOP" && !stands_still(id) {
+        assert!(Instant::now() < end, "process {id} goes on");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Whether all threads of that process are stopped.
+fn stands_still(id: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{id}/task")).expect("it lives");
+    threads.flatten().all(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+    })
 }
 
 impl Drop for Process {

@@ -116,8 +116,7 @@ impl Etcd {
     /// `STOP` or `CONT`.
     pub(crate) fn signal(&self, signal: &str) {
         let id = self.child.as_ref().expect("spawned").id();
-        let status = Command::new("kill").args([format!("-{signal}"), id.to_string()]).status().expect("kill runs");
-        assert!(status.success());
+        sluice_apiserver::signal(id, signal);
     }
 
     fn data(&self) -> PathBuf {
