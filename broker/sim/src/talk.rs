@@ -278,3 +278,16 @@ impl Talk {
         self.connection.close();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_of_a_body_comes_as_it_was_sent() {
+        let body: Vec<u8> = (0..=255).collect();
+        let said = Came { offset: 1, place: 2, body, properties: String::new(), attempt: 0 };
+        let bytes = postcard::to_allocvec(&said).unwrap();
+        assert_eq!(postcard::from_bytes::<Came>(&bytes).unwrap(), said);
+    }
+}

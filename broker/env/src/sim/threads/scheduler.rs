@@ -112,8 +112,6 @@ struct Inner {
     sleeping: BTreeSet<(Duration, usize)>,
     /// Threads have been condemned and still have their stacks.
     reap_due: bool,
-    /// Nobody outside looks at anything between two turns before that time.
-    straight_until: Option<Duration>,
     halted: Option<Halt>,
 }
 
@@ -198,27 +196,6 @@ impl Inner {
             };
             self.note(Event::Time, [0; 3]);
         }
-    }
-
-    /// Whether the thread that gives way here is the next one all the same. Then its next turn begins, all but the change of stacks, which is most of what a turn costs.
-    fn runs_on(&mut self, id: usize) -> bool {
-        let Some(deadline) = self.straight_until else { return false };
-        if self.reap_due || self.halted.is_some() || !self.paused.is_empty() {
-            return false;
-        }
-        let mut sleeping = self.sleeping.iter().map(|(until, _)| *until);
-        let (from, is_next) = match self.threads[id].state {
-            State::Runnable => (self.now, self.runnable.len() == 1),
-            State::Blocked { until: Some(until), .. } => (until.max(self.now), self.runnable.is_empty() && sleeping.next() == Some(until)),
-            _ => return false,
-        };
-        if !is_next || from >= deadline || sleeping.next().is_some_and(|other| other <= from) {
-            return false;
-        }
-        let Next::Turn(next) = self.next(deadline, Idle::Waits) else { unreachable!("it can run, and before the deadline") };
-        debug_assert_eq!(next, id);
-        self.threads[id].state = State::Running;
-        true
     }
 
     /// A thread that can run, by its place.
@@ -337,7 +314,6 @@ impl Scheduler {
             runnable: Vec::new(),
             sleeping: BTreeSet::new(),
             reap_due: false,
-            straight_until: None,
             halted: None,
         };
         Arc::new(Self { home: thread::current().id(), seed, inner: Mutex::new(inner) })
@@ -444,10 +420,7 @@ impl Scheduler {
     /// Runs threads for that time; that none can run before it is over is no harm.
     pub(super) fn run_for(self: &Arc<Self>, time: Duration) -> Result<(), Halt> {
         let deadline = self.now().saturating_add(time);
-        self.inner.lock().straight_until = Some(deadline);
-        let end = self.run(deadline, Idle::Waits, || false).map(drop);
-        self.inner.lock().straight_until = None;
-        end
+        self.run(deadline, Idle::Waits, || false).map(drop)
     }
 
     /// Runs threads until `stop` says so (true) or the deadline has come (false).
@@ -625,9 +598,6 @@ impl Current {
                 inner.sleeping.insert((until, self.id));
             }
             inner.look_for_circle(self.id);
-            if inner.runs_on(self.id) {
-                return inner.threads[self.id].woken;
-            }
         }
         self.switch();
         self.scheduler.inner.lock().threads[self.id].woken
@@ -641,9 +611,6 @@ impl Current {
             let mut inner = self.scheduler.inner.lock();
             inner.threads[self.id].state = State::Runnable;
             inner.runnable.push(self.id);
-            if inner.runs_on(self.id) {
-                return;
-            }
         }
         self.switch();
     }
