@@ -204,11 +204,17 @@ impl Peer {
     }
 }
 
-#[tokio::test]
-async fn what_a_deposed_master_gives_back_goes_to_the_next_one_in_its_order_after_a_heartbeat_and_the_client_sees_nothing() {
+/// A client of a member that follows the first of two masters.
+async fn led() -> (Member, FakeMaster, FakeMaster, Peer) {
     let (member, old, new) = (Member::alone().await, FakeMaster::start().await, FakeMaster::start().await);
     member.follow(&old);
-    let mut client = member.connect().await;
+    let client = member.connect().await;
+    (member, old, new, client)
+}
+
+#[tokio::test]
+async fn what_a_deposed_master_gives_back_goes_to_the_next_one_in_its_order_after_a_heartbeat_and_the_client_sees_nothing() {
+    let (member, old, new, mut client) = led().await;
     client.ask(Code::HeartBeat, 7, "beat").await;
     let mut at_old = old.accept().await;
     // Known here, it comes first, and then as the request that it is.
@@ -238,9 +244,7 @@ async fn what_a_deposed_master_gives_back_goes_to_the_next_one_in_its_order_afte
 
 #[tokio::test]
 async fn when_another_master_is_known_new_frames_wait_for_the_old_ones_answers() {
-    let (member, old, new) = (Member::alone().await, FakeMaster::start().await, FakeMaster::start().await);
-    member.follow(&old);
-    let mut client = member.connect().await;
+    let (member, old, new, mut client) = led().await;
     client.ask(Code::UnlockBatchMq, 1, "release").await;
     let mut at_old = old.accept().await;
     let release = at_old.takes("release").await;
@@ -269,9 +273,7 @@ fn number(header: &Header, name: &str) -> i64 {
 
 #[tokio::test]
 async fn a_held_pull_goes_to_the_next_master_at_once_for_the_rest_of_its_time_and_commits_nothing_again() {
-    let (member, old, new) = (Member::alone().await, FakeMaster::start().await, FakeMaster::start().await);
-    member.follow(&old);
-    let mut client = member.connect().await;
+    let (member, old, new, mut client) = led().await;
     client.write(Header::request(Code::PullMessage, 3, pull()), b"").await;
     let mut at_old = old.accept().await;
     let held = at_old.read().await.header;
@@ -291,9 +293,7 @@ async fn a_held_pull_goes_to_the_next_master_at_once_for_the_rest_of_its_time_an
 
 #[tokio::test]
 async fn when_a_master_is_gone_clients_are_told_at_once_what_may_have_been_carried_out_and_reads_go_to_the_next_one() {
-    let (member, old, new) = (Member::alone().await, FakeMaster::start().await, FakeMaster::start().await);
-    member.follow(&old);
-    let mut client = member.connect().await;
+    let (member, old, new, mut client) = led().await;
     client.ask(Code::SendMessageV2, 1, "send").await;
     client.ask(Code::GetMaxOffset, 2, "read").await;
     let mut at_old = old.accept().await;
@@ -315,9 +315,7 @@ async fn when_a_master_is_gone_clients_are_told_at_once_what_may_have_been_carri
 
 #[tokio::test]
 async fn an_old_master_that_says_nothing_is_waited_for_no_longer_than_half_a_second() {
-    let (member, old, new) = (Member::alone().await, FakeMaster::start().await, FakeMaster::start().await);
-    member.follow(&old);
-    let mut client = member.connect().await;
+    let (member, old, new, mut client) = led().await;
     client.ask(Code::SendMessageV2, 1, "send").await;
     let mut at_old = old.accept().await;
     at_old.takes("send").await;
@@ -331,9 +329,7 @@ async fn an_old_master_that_says_nothing_is_waited_for_no_longer_than_half_a_sec
 
 #[tokio::test]
 async fn what_wants_no_answer_is_not_lost_either() {
-    let (member, old, new) = (Member::alone().await, FakeMaster::start().await, FakeMaster::start().await);
-    member.follow(&old);
-    let mut client = member.connect().await;
+    let (member, old, new, mut client) = led().await;
     let mut header = Header::request(Code::EndTransaction, 1, ExtFields::new());
     header.mark_oneway();
     client.write(header, b"commit").await;
@@ -547,9 +543,7 @@ async fn a_way_does_not_end_while_a_frame_is_in_it() {
 
 #[tokio::test]
 async fn the_next_master_knows_a_client_that_asks_for_nothing() {
-    let (member, old, new) = (Member::alone().await, FakeMaster::start().await, FakeMaster::start().await);
-    member.follow(&old);
-    let mut client = member.connect().await;
+    let (member, old, new, mut client) = led().await;
     client.ask(Code::HeartBeat, 1, "beat").await;
     let mut at_old = old.accept().await;
     at_old.takes("beat").await;
