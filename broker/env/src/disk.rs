@@ -2,6 +2,7 @@
 //!
 //! Errors are `std::io::Error`, so that a caller can tell `StorageFull` from `NotFound` the same way on a real and a simulated disk.
 
+use crate::Names;
 use std::{io, sync::Arc};
 
 /// How to open a file.
@@ -47,12 +48,15 @@ pub trait Disk: Send + Sync {
     fn list(&self, dir: &str) -> io::Result<Vec<String>>;
     /// Makes a directory and its parents; it is no error when it is there. Durable when it returns: directories are made too rarely to be worth a step more.
     fn create_dir(&self, dir: &str) -> io::Result<()>;
-    /// Renames a file over another, atomically. Durable only after `sync_dir` of the directory.
+    /// Renames a file over another, atomically. It lasts only in [`change_names`](trait.Disk.html#method.change_names).
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
-    /// Removes a file. Durable only after `sync_dir`.
+    /// Removes a file. It lasts only in [`change_names`](trait.Disk.html#method.change_names).
     fn remove(&self, name: &str) -> io::Result<()>;
-    /// Puts creations, renames and removals in `dir` on stable storage.
+    /// Puts creations, renames and removals in `dir` on stable storage: what [`change_names`](trait.Disk.html#method.change_names) ends with. After an error nothing may
+    /// be assumed of any of them since the last success, whoever made it.
     fn sync_dir(&self, dir: &str) -> io::Result<()>;
+    /// What all users of this disk share about its names.
+    fn names(&self) -> &Names;
     /// Bytes a non-privileged process may still write on this file system, and its size.
     fn space(&self) -> io::Result<(u64, u64)>;
     /// Takes the exclusive lock on the store, held until the returned guard is dropped or the process ends. `WouldBlock` when another process holds it.

@@ -6,6 +6,7 @@ mod broken;
 mod clock;
 mod disk;
 mod entropy;
+mod names;
 mod net;
 mod spawn;
 
@@ -19,6 +20,7 @@ pub use broken::broken;
 pub use clock::{Clock, Monotonic, WallTime};
 pub use disk::{Disk, File, OpenMode};
 pub use entropy::Rng;
+pub use names::Names;
 pub use net::{Connection, Listener, Net};
 pub use spawn::{JoinHandle, Spawn};
 

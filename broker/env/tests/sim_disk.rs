@@ -1,4 +1,5 @@
 //! What the simulated disk promises to the tests that stand on it.
+#![allow(clippy::disallowed_methods, reason = "the disk itself is tested")]
 #![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
 
 use std::{collections::BTreeSet, io::ErrorKind, sync::Arc};

@@ -82,8 +82,7 @@ impl<T: Serialize + DeserializeOwned> Kept<T> {
         file.set_len(0)?;
         file.write_all_at(bytes, 0)?;
         file.sync_data()?;
-        self.disk.rename(&new, self.file)?;
-        self.disk.sync_dir("")
+        self.disk.change_names("", || self.disk.rename(&new, self.file))
     }
 
     fn failed(&self, what: &'static str) -> impl Fn(io::Error) -> KeptError {

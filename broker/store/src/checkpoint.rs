@@ -5,6 +5,8 @@ use sluice_env::{Disk, OpenMode};
 use std::{collections::BTreeMap, io};
 
 pub(crate) const FILES: [&str; 3] = [FILE, NEW, OLD];
+/// Those that a checkpoint is read from.
+pub(crate) const KEPT: [&str; 2] = [FILE, OLD];
 const FILE: &str = "checkpoint";
 const NEW: &str = "checkpoint.new";
 const OLD: &str = "checkpoint.old";
@@ -88,12 +90,13 @@ impl Checkpoint {
         file.set_len(0)?;
         file.write_all_at(&bytes, 0)?;
         file.sync_data()?;
-        match disk.rename(FILE, OLD) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        disk.rename(NEW, FILE)?;
-        disk.sync_dir("")
+        disk.change_names("", || {
+            match disk.rename(FILE, OLD) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+            disk.rename(NEW, FILE)
+        })
     }
 
     /// Reads the newest that is whole.

@@ -195,7 +195,7 @@ impl CommitLog {
                 self.disk.remove(&segment::name(base))?;
             }
         }
-        if removed { self.disk.sync_dir(segment::DIRECTORY) } else { Ok(()) }
+        if removed { self.disk.change_names(segment::DIRECTORY, || Ok(())) } else { Ok(()) }
     }
 }
 

@@ -316,7 +316,7 @@ impl KeyIndex {
             run.sync()?;
         }
         let dir_dirty = std::mem::take(&mut self.upkeep.lock().dir_dirty);
-        if dir_dirty { self.disk.sync_dir(DIR) } else { Ok(()) }
+        if dir_dirty { self.disk.change_names(DIR, || Ok(())) } else { Ok(()) }
     }
 
     /// Appends the list of runs to `out`: what is in memory is not part of it. Call [`Self::flush_run`] before, [`Self::sync`] after, and

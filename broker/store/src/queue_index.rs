@@ -401,7 +401,7 @@ impl QueueIndex {
             }
         }
         let dir_dirty = std::mem::take(&mut self.space.lock().dir_dirty);
-        if dir_dirty { self.disk.sync_dir(space::DIR) } else { Ok(()) }
+        if dir_dirty { self.disk.change_names(space::DIR, || Ok(())) } else { Ok(()) }
     }
 
     /// Raises every queue's first entry to the first whose record lies at or above `min_log_offset`, and gives up the extents below.

@@ -26,9 +26,11 @@ use std::{
 };
 
 mod empty;
+mod names;
 mod order;
 
 pub(crate) use empty::empty;
+pub(crate) use names::{remove_anew, settle_names, write_new};
 pub(crate) use order::{CUT, RESYNC};
 
 const IDENTITY: &str = "identity";
@@ -172,7 +174,6 @@ pub(crate) fn open(env: &Env, options: &StoreOptions, progress: &RecoveryProgres
         RESYNC.withdraw(disk)?;
     }
     disk.create_dir(segment::DIRECTORY).map_err(disk_error("making the directory commitlog"))?;
-    disk.sync_dir("").map_err(disk_error("syncing the store directory"))?;
     let (identity, segment_bytes) = identity(env, options)?;
     let (flush_mark, marked) = FlushMark::open(&**disk).map_err(disk_error("reading the flushed mark"))?;
     let base = Base::load(disk)?;
@@ -183,6 +184,7 @@ pub(crate) fn open(env: &Env, options: &StoreOptions, progress: &RecoveryProgres
     let mut scan = Scan { disk, progress, base, segments, marked, newest_ms, last_record: None, end: 0, limit, replicated, key_index, hidden };
     scan.run()?;
     scan.refuse_damage(options)?;
+    settle_names(disk)?;
     let mut unconfirmed = Ranges::load(disk).map_err(disk_error("reading what was acknowledged unconfirmed"))?;
     let lost = scan.lost(&unconfirmed);
     scan.cut()?;
@@ -197,7 +199,7 @@ pub(crate) fn open(env: &Env, options: &StoreOptions, progress: &RecoveryProgres
     } else {
         flush_mark.note(end);
     }
-    let min = segments.first().map_or(0, |s| s.base);
+    let min = segments.first().map_or(end, |s| s.base);
     // Every checkpoint has waited for its confirmation.
     let confirmed = if replicated { base.checkpointed } else { u64::MAX };
     let log = CommitLog::new(disk.clone(), segment_bytes, prewritten, segments, Watermarks::new(min, end, confirmed));
@@ -252,20 +254,6 @@ fn new_identity(env: &Env, segment_bytes: u64) -> Result<u128, OpenError> {
     bytes.extend_from_slice(&checksum.to_be_bytes());
     write_new(&env.disk, IDENTITY, &bytes).map_err(disk_error("writing the file identity"))?;
     Ok(id)
-}
-
-fn new_name(name: &str) -> String {
-    format!("{name}.new")
-}
-
-/// Whole or not at all: through another name.
-pub(crate) fn write_new(disk: &Arc<dyn Disk>, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let temporary = new_name(name);
-    let file = disk.open(&temporary, OpenMode::Create)?;
-    file.write_all_at(bytes, 0)?;
-    file.sync_data()?;
-    disk.rename(&temporary, name)?;
-    disk.sync_dir("")
 }
 
 /// What recovery starts from.
@@ -353,11 +341,16 @@ fn segments(disk: &Arc<dyn Disk>, segment_bytes: u64, min: u64) -> Result<Vec<Ar
             continue;
         }
         let expected = segments.last().map_or(min - min % segment_bytes, |s| s.end());
+        let file = disk.open(&name, OpenMode::Write).map_err(disk_error("opening a segment"))?;
+        let len = file.len().map_err(disk_error("reading a segment's length"))?;
+        if len == 0 {
+            // It was discarded, and its name has come back.
+            disk.remove(&name).map_err(disk_error("removing a discarded segment"))?;
+            continue;
+        }
         if base != expected {
             return Err(OpenError::Damaged(format!("the segment {} is missing", segment::name(expected))));
         }
-        let file = disk.open(&name, OpenMode::Write).map_err(disk_error("opening a segment"))?;
-        let len = file.len().map_err(disk_error("reading a segment's length"))?;
         if len != segment_bytes {
             return Err(OpenError::Damaged(format!("the segment {name} has {len} bytes instead of {segment_bytes}")));
         }
@@ -584,12 +577,11 @@ impl Scan<'_> {
     /// failed one the system takes for written what it has dropped, so what lies beyond the flushed mark is written anew.
     fn cut(&mut self) -> Result<(), OpenError> {
         let end = self.end;
-        while self.segments.last().is_some_and(|s| s.base > end || (s.base == end && end > 0 && s.base != self.base.min)) {
-            if let Some(segment) = self.segments.pop() {
-                self.disk.remove(&segment::name(segment.base)).map_err(disk_error("removing a segment beyond the log's end"))?;
-            }
+        // Also an empty one at the end, which is made again: it is there because the sync of its name has failed, or has not come about.
+        while let Some(segment) = self.segments.pop_if(|s| s.base >= end) {
+            segment::discard(&**self.disk, &segment::name(segment.base)).map_err(disk_error("removing a segment beyond the log's end"))?;
         }
-        self.disk.sync_dir(segment::DIRECTORY).map_err(disk_error("syncing commitlog"))?;
+        self.disk.change_names(segment::DIRECTORY, || Ok(())).map_err(disk_error("syncing commitlog"))?;
         for segment in self.segments.iter().filter(|s| s.end() > self.base.dispatched) {
             let file = self.disk.open(&segment::name(segment.base), OpenMode::Write).map_err(disk_error("opening a segment"))?;
             self.write_anew(segment, &*file, end)?;

@@ -140,23 +140,28 @@ pub(crate) fn zero(file: &dyn File, from: u64, to: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes a segment's file that holds, or may hold, what shall never be read again. Emptied first: should its name come back after a power cut, because the sync of the
+/// directory has failed, there is nothing in it, and recovery takes it for what it is.
+pub(crate) fn discard(disk: &dyn Disk, file_name: &str) -> io::Result<()> {
+    let file = disk.open(file_name, OpenMode::Write)?;
+    file.set_len(0)?;
+    file.sync_data()?;
+    disk.remove(file_name)
+}
+
 /// Makes an old segment's file the prepared one: its blocks are allocated and written already. What it holds can't be taken for live records, because each
 /// record carries its commit log offset under its checksum.
 pub(crate) fn recycle(disk: &dyn Disk, base: u64) -> io::Result<()> {
-    disk.rename(&name(base), PREPARED)?;
-    disk.sync_dir(DIRECTORY)
+    disk.rename(&name(base), PREPARED)
 }
 
 /// Opens the file for a new segment at `base`: the prepared one when there is one, else a fresh one of which `prewritten` bytes are written.
 pub(crate) fn create(disk: &dyn Disk, base: u64, bytes: u64, prewritten: u64) -> io::Result<Arc<dyn File>> {
     let ready = disk.open(PREPARED, OpenMode::Read).and_then(|f| f.len()).is_ok_and(|len| len == bytes);
-    if ready {
-        disk.rename(PREPARED, &name(base))?;
-    } else {
+    if !ready {
         make(disk, MAKING, bytes, prewritten)?;
-        disk.rename(MAKING, &name(base))?;
     }
-    disk.sync_dir(DIRECTORY)?;
+    disk.change_names(DIRECTORY, || disk.rename(if ready { PREPARED } else { MAKING }, &name(base)))?;
     disk.open(&name(base), OpenMode::Write)
 }
 

@@ -4,7 +4,7 @@
 //! The file `unconfirmed` knows it when this process does not any more. Before the first of them since the store was opened it is said there, durably, that from here on any
 //! record may have been acknowledged; when the broker ceases to be master, which ones were. Recovery counts what it cuts, and forgets what is confirmed.
 
-use crate::recovery::write_new;
+use crate::recovery::{remove_anew, write_new};
 use sluice_env::{Disk, Monotonic, OpenMode, sync::Mutex};
 use std::{
     collections::BTreeMap,
@@ -57,6 +57,10 @@ impl Ranges {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(error) => return Err(error),
         };
+        if file.is_empty()? {
+            // The end of a process between the two steps of `remove_anew`.
+            return Ok(Self::default());
+        }
         let mut bytes = vec![0; usize::try_from(file.len()?).unwrap_or(usize::MAX)];
         file.read_exact_at(&mut bytes, 0)?;
         Ok(Self::decode(&bytes).unwrap_or_else(|| {
@@ -92,10 +96,7 @@ impl Ranges {
         if !self.all.is_empty() {
             return write_new(disk, FILE, &self.encode());
         }
-        match disk.remove(FILE) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed.and_then(|()| disk.sync_dir("")),
-        }
+        disk.change_names("", || remove_anew(disk, FILE))
     }
 
     fn add(&mut self, from: u64, to: u64) {

@@ -12,21 +12,22 @@ use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock, statvfs};
 use rustix::io::{Errno, retry_on_intr};
 
 use crate::{
-    Disk, File, OpenMode,
+    Disk, File, Names, OpenMode,
     disk::{check_dir, check_name},
 };
 
 /// Files below one directory of the real file system.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct RealDisk {
     root: PathBuf,
+    names: Arc<Names>,
 }
 
 impl RealDisk {
     /// Files below `root`, which must exist by the time it is used.
     #[must_use]
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), names: Arc::default() }
     }
 
     /// Like [`RealDisk::new`], but makes the directory, durably, when it is missing.
@@ -108,6 +109,10 @@ impl Disk for RealDisk {
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         sync_directory(&self.dir_path(dir)?)
+    }
+
+    fn names(&self) -> &Names {
+        &self.names
     }
 
     fn space(&self) -> io::Result<(u64, u64)> {

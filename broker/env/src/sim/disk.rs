@@ -15,7 +15,7 @@ use super::{
     state::State,
 };
 use crate::{
-    Disk, File, OpenMode,
+    Disk, File, Names, OpenMode,
     disk::{check_dir, check_name},
 };
 
@@ -30,6 +30,7 @@ use crate::{
 #[derive(Clone)]
 pub struct SimDisk {
     state: Arc<Mutex<State>>,
+    names: Arc<Names>,
 }
 
 impl SimDisk {
@@ -40,7 +41,7 @@ impl SimDisk {
     }
 
     fn over(state: State) -> Self {
-        Self { state: Arc::new(Mutex::new(state)) }
+        Self { state: Arc::new(Mutex::new(state)), names: Arc::default() }
     }
 
     /// A new disk as a power cut at this moment would leave it. This one stays as it is: one moment can be cut with many seeds.
@@ -179,6 +180,10 @@ impl Disk for SimDisk {
             }
         }
         Ok(())
+    }
+
+    fn names(&self) -> &Names {
+        &self.names
     }
 
     fn space(&self) -> io::Result<(u64, u64)> {

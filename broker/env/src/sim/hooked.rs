@@ -1,7 +1,7 @@
 //! A disk that tells a test what is about to happen.
 
 use super::Op;
-use crate::{Disk, File, OpenMode};
+use crate::{Disk, File, Names, OpenMode};
 use std::{io, sync::Arc};
 
 /// Called before a call to the disk, with the file's name. It may wait, do something in between, or refuse.
@@ -53,9 +53,14 @@ impl Disk for HookedDisk {
         self.disk.remove(name)
     }
 
+    #[allow(clippy::disallowed_methods, reason = "hands the call on")]
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         (self.hook)(Op::SyncDir, dir)?;
         self.disk.sync_dir(dir)
+    }
+
+    fn names(&self) -> &Names {
+        self.disk.names()
     }
 
     fn space(&self) -> io::Result<(u64, u64)> {

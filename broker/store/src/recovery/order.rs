@@ -30,6 +30,10 @@ impl Order {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(disk_error(&format!("reading {what}"))(e)),
         };
+        if file.is_empty().map_err(disk_error(&format!("reading {what}")))? {
+            // The end of a process between the two steps of `remove_anew`.
+            return Ok(None);
+        }
         let mut bytes = [0; flush_mark::BYTES];
         file.read_exact_at(&mut bytes, 0).map_err(|_| OpenError::Damaged(format!("the file {name} is too short")))?;
         let number = flush_mark::decode(bytes).ok_or_else(|| OpenError::Damaged(format!("the file {name} does not match its checksum")))?;
@@ -38,6 +42,6 @@ impl Order {
 
     /// It has been carried out: from now on the store may become what it was ordered not to be.
     pub(crate) fn withdraw(&self, disk: &Arc<dyn Disk>) -> Result<(), OpenError> {
-        disk.remove(self.file).and_then(|()| disk.sync_dir("")).map_err(disk_error(&format!("withdrawing {}", self.what)))
+        disk.change_names("", || disk.remove(self.file)).map_err(disk_error(&format!("withdrawing {}", self.what)))
     }
 }

@@ -7,6 +7,7 @@ mod faults;
 mod flips;
 mod hooks;
 mod megabyte;
+mod names;
 mod others;
 mod recovery;
 mod replicas;

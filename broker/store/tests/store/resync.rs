@@ -315,7 +315,7 @@ enum Is {
 /// What the directory is, looked at on copies of it; an ordered one is empty when it is opened, and can be filled.
 fn look(world: &mut World, old: &Content, master: &Store, seed: &Seed) -> Is {
     let disk = world.disk.clone();
-    let is_ordered = disk.file_names().iter().any(|name| name == "resync");
+    let is_ordered = disk.file_bytes("resync").is_some_and(|order| !order.is_empty());
     world.move_to(disk.kill());
     let content = Content::of(&world.open());
     let is = match is_ordered {

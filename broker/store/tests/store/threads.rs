@@ -269,7 +269,8 @@ fn append_to_a_stalled_disk(after: u64) -> (Result<sluice_store::Placed, sluice_
         push(&mut batch, &writer, "orders", 0, b"two", "");
         let other = writer.clone();
         stalls.spawn("stuck", move || other.submit(batch, Wait::Durable, Box::new(drop)));
-        threads::sleep(millis(1));
+        // Until that one is in the disk: whoever gets there first does not come back.
+        threads::sleep(millis(20));
         let asked = clock.monotonic();
         let answer = append(&writer, "orders", 0, b"three", "", Wait::Durable);
         (answer, clock.monotonic().since(asked))

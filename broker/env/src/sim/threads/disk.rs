@@ -2,7 +2,7 @@
 
 use super::{current, scheduler::Scheduler, wait::Waits};
 use crate::{
-    Disk, File, OpenMode,
+    Disk, File, Names, OpenMode,
     sim::{
         Op,
         entropy::{hash, hash_bytes},
@@ -118,8 +118,13 @@ impl Disk for ThreadedDisk {
         self.medium.call(Op::Remove, name, 0, || self.disk.remove(name))
     }
 
+    #[allow(clippy::disallowed_methods, reason = "hands the call on")]
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         self.medium.call(Op::SyncDir, dir, 0, || self.disk.sync_dir(dir))
+    }
+
+    fn names(&self) -> &Names {
+        self.disk.names()
     }
 
     fn space(&self) -> io::Result<(u64, u64)> {
