@@ -43,6 +43,17 @@ pub(crate) fn current() -> Option<Current> {
     CURRENT.with_borrow(Clone::clone)
 }
 
+/// Lets the calling simulated thread give way now and then: it is about to take a lock. Its number; `None` outside of one.
+///
+/// Locks are taken millions of times in a run, so that a thread that goes on is asked no more than its number.
+pub(crate) fn before_lock() -> Option<usize> {
+    let (id, gives_way) = CURRENT.with_borrow(|me| me.as_ref().map(|me| (me.id(), me.draws_to_yield())))?;
+    if gives_way {
+        current()?.yield_or_pause();
+    }
+    Some(id)
+}
+
 /// Takes a lock outside of simulated threads: for as long as it takes where no simulation lives.
 pub(crate) fn outside<G>(soon: impl FnOnce() -> Option<G>, ever: impl FnOnce() -> G) -> G {
     if LIVE.get() == 0 {

@@ -39,35 +39,29 @@ impl<T: ?Sized> Mutex<T> {
     /// Waits until it is free and takes it.
     #[track_caller]
     pub fn lock(&self) -> MutexGuard<'_, T> {
-        let inner = match threads::current() {
-            Some(me) => {
-                me.perhaps_yield();
-                self.take(&me, Location::caller())
-            }
+        let inner = match threads::before_lock() {
+            Some(id) => self.take(id, Location::caller()),
             None => threads::outside(|| self.inner.try_lock_for(threads::PATIENCE), || self.inner.lock()),
         };
         MutexGuard { mutex: self, inner: Some(inner) }
     }
 
-    fn take(&self, me: &Current, place: &'static Location<'static>) -> parking_lot::MutexGuard<'_, T> {
+    fn take(&self, id: usize, place: &'static Location<'static>) -> parking_lot::MutexGuard<'_, T> {
         loop {
             if let Some(guard) = self.inner.try_lock() {
-                self.holder.store(me.id() + 1, Ordering::Relaxed);
+                self.holder.store(id + 1, Ordering::Relaxed);
                 return guard;
             }
             let holder = self.holder.load(Ordering::Relaxed).checked_sub(1);
-            self.waiting.wait(me, Waits::lock(holder, place), None);
+            self.waiting.wait(&threads::current().expect(SIMULATED), Waits::lock(holder, place), None);
         }
     }
 
     /// Takes it if it is free.
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
-        let me = threads::current();
-        if let Some(me) = &me {
-            me.perhaps_yield();
-        }
+        let me = threads::before_lock();
         let inner = self.inner.try_lock()?;
-        self.holder.store(me.map_or(0, |me| me.id() + 1), Ordering::Relaxed);
+        self.holder.store(me.map_or(0, |id| id + 1), Ordering::Relaxed);
         Some(MutexGuard { mutex: self, inner: Some(inner) })
     }
 
@@ -87,7 +81,7 @@ impl<'a, T: ?Sized> MutexGuard<'a, T> {
 
     /// After it.
     pub(super) fn take_again(&mut self, me: &Current, place: &'static Location<'static>) {
-        self.inner = Some(self.mutex.take(me, place));
+        self.inner = Some(self.mutex.take(me.id(), place));
     }
 
     /// For a wait outside of simulated threads.
@@ -95,6 +89,8 @@ impl<'a, T: ?Sized> MutexGuard<'a, T> {
         self.inner.as_mut().expect(HELD)
     }
 }
+
+const SIMULATED: &str = "only a simulated thread has a number";
 
 const HELD: &str = "a guard holds its mutex whenever its owner runs";
 

@@ -53,12 +53,14 @@ impl<T: ?Sized> RwLock<T> {
     }
 
     fn take<G>(&self, place: &'static Location<'static>, now: impl Fn() -> Option<G>, soon: impl FnOnce() -> Option<G>, ever: impl FnOnce() -> G) -> G {
-        let Some(me) = threads::current() else { return threads::outside(soon, ever) };
-        me.perhaps_yield();
+        if threads::before_lock().is_none() {
+            return threads::outside(soon, ever);
+        }
         loop {
             if let Some(guard) = now() {
                 return guard;
             }
+            let me = threads::current().expect("nobody else waits in virtual time");
             self.waiting.wait(&me, Waits::lock(None, place), None);
         }
     }

@@ -98,7 +98,7 @@ struct Thread {
 
 struct Inner {
     now: Duration,
-    rng: SimRng,
+    rng: Arc<SimRng>,
     timing: Timing,
     trace: u64,
     turns: u64,
@@ -133,6 +133,8 @@ pub(crate) struct Scheduler {
     /// Coroutines stay on the thread of the operating system on which they began.
     home: thread::ThreadId,
     pub(super) seed: u64,
+    rng: Arc<SimRng>,
+    preempt_one_in: u64,
     inner: Mutex<Inner>,
 }
 
@@ -301,9 +303,10 @@ impl Inner {
 
 impl Scheduler {
     pub(super) fn new(seed: u64, timing: Timing) -> Arc<Self> {
+        let (rng, preempt_one_in) = (Arc::new(SimRng::new(hash(&[seed, 1]))), timing.preempt_one_in);
         let inner = Inner {
             now: Duration::ZERO,
-            rng: SimRng::new(hash(&[seed, 1])),
+            rng: rng.clone(),
             timing,
             trace: 0,
             turns: 0,
@@ -316,7 +319,7 @@ impl Scheduler {
             reap_due: false,
             halted: None,
         };
-        Arc::new(Self { home: thread::current().id(), seed, inner: Mutex::new(inner) })
+        Arc::new(Self { home: thread::current().id(), seed, rng, preempt_one_in, inner: Mutex::new(inner) })
     }
 
     pub(super) fn add_machine(&self, name: &str) -> usize {
@@ -615,12 +618,17 @@ impl Current {
         self.switch();
     }
 
-    /// Gives way now and then, by the seed.
-    pub(crate) fn perhaps_yield(&self) {
+    /// Whether it is to give way here, by the seed.
+    pub(crate) fn draws_to_yield(&self) -> bool {
+        let one_in = self.scheduler.preempt_one_in;
+        one_in > 0 && self.scheduler.rng.next_u64().is_multiple_of(one_in)
+    }
+
+    /// Gives way, one time in four for longer than others need.
+    pub(crate) fn yield_or_pause(&self) {
         let pause = {
             let inner = self.scheduler.inner.lock();
-            let one_in = inner.timing.preempt_one_in;
-            if inner.threads[self.id].fate != Fate::Lives || one_in == 0 || !inner.rng.next_u64().is_multiple_of(one_in) {
+            if inner.threads[self.id].fate != Fate::Lives {
                 return;
             }
             let dice = inner.rng.next_u64();
