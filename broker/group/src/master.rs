@@ -14,12 +14,21 @@ use sluice_replication::{
     meeting::{self, Refused},
     wire::{Ack, Beat, Data, Follow, Hello, Message, Refusal, Welcome},
 };
-use sluice_store::{Marks, ReadError, Store};
+use sluice_store::{Mark, Marks, ReadError, Store};
 use sluice_types::CommitLogOffset;
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 /// Log in one message, unless a record is larger.
 const RANGE_BYTES_MAX: usize = 1 << 20;
+
+/// What is confirmed is told with the log that comes next. When none has come for so long it is told alone.
+const CONFIRMED_ALONE: Duration = Duration::from_millis(5);
+
+/// Log of less than that waits while some is on its way: a replica flushes what it has before it looks at what comes, so that this would lie there until then, and it goes
+/// in fewer and larger pieces so. More goes at once: whoever catches up is not to wait for each piece.
+const TOGETHER_BYTES: u64 = 64 << 10;
+/// And for no longer than that without a look around.
+const TOGETHER: Duration = Duration::from_millis(10);
 
 /// Whom it lets follow, and how patiently.
 #[derive(Clone, Debug)]
@@ -117,7 +126,9 @@ impl Master {
             epoch: state.epoch,
             catch_up: CatchUp::default(),
             next: from,
+            taken: Arc::new(Taken::new(from)),
             told: CommitLogOffset::ZERO,
+            given: Monotonic(Duration::ZERO),
             beaten: None,
         };
         lead.joined(hello.member);
@@ -128,7 +139,7 @@ impl Master {
 
     /// Gives the log on a thread of its own, and takes the acknowledgements on this one.
     fn both_ways(&self, env: &Env, connection: &Arc<dyn Connection>, giving: Giving, receiver: &mut Receiver, member: Member) -> Result<Infallible, Ended> {
-        let (lead, epoch) = (giving.lead.clone(), giving.epoch);
+        let (lead, taken, epoch) = (giving.lead.clone(), giving.taken.clone(), giving.epoch);
         let closing = connection.clone();
         let body = Box::new(move || {
             let ended = giving.run();
@@ -137,7 +148,7 @@ impl Master {
             closing.close();
         });
         let thread = env.spawn.thread("replica-log", body).map_err(Ended::Thread)?;
-        let ended = self.take_acks(receiver, member, epoch, &*lead);
+        let ended = self.take_acks(receiver, member, epoch, &*lead, &taken);
         connection.close();
         if let Err(what) = thread.join() {
             tracing::error!(what, "the thread that gives a replica the log had failed");
@@ -196,14 +207,44 @@ impl Master {
         sender.send(&Message::Refusal(Refusal { state, why }), self.patience)
     }
 
-    fn take_acks(&self, receiver: &mut Receiver, member: Member, epoch: Epoch, lead: &dyn Lead) -> Result<Infallible, Ended> {
+    fn take_acks(&self, receiver: &mut Receiver, member: Member, epoch: Epoch, lead: &dyn Lead, taken: &Taken) -> Result<Infallible, Ended> {
         loop {
             match receiver.receive(self.patience)? {
-                Message::Ack(ack) if ack.epoch == epoch => lead.acked(member, ack).map_err(Ended::Untrue)?,
+                Message::Ack(ack) if ack.epoch == epoch => {
+                    lead.acked(member, ack).map_err(Ended::Untrue)?;
+                    taken.note(ack.held.received);
+                }
                 Message::Refusal(refusal) => return Err(Ended::Refuses(refusal.why)),
                 _ => return Err(Ended::OutOfPlace),
             }
         }
+    }
+}
+
+/// How much of what it was given a replica has said to hold.
+struct Taken {
+    to: Mutex<CommitLogOffset>,
+    more: Condvar,
+}
+
+impl Taken {
+    fn new(to: CommitLogOffset) -> Self {
+        Self { to: Mutex::new(to), more: Condvar::new() }
+    }
+
+    fn note(&self, to: CommitLogOffset) {
+        *self.to.lock() = to;
+        self.more.notify_all();
+    }
+
+    /// Waits until all up to there is held, for at most that time; whether it was before.
+    fn is_all(&self, to: CommitLogOffset, timeout: Duration) -> bool {
+        let mut taken = self.to.lock();
+        let is_all = *taken >= to;
+        if !is_all {
+            self.more.wait_for(&mut taken, timeout);
+        }
+        is_all
     }
 }
 
@@ -218,8 +259,11 @@ struct Giving {
     epoch: Epoch,
     catch_up: CatchUp,
     next: CommitLogOffset,
+    taken: Arc<Taken>,
     /// What the replica knows to be confirmed.
     told: CommitLogOffset,
+    /// When it was last given something.
+    given: Monotonic,
     /// When the last beat was sent.
     beaten: Option<Monotonic>,
 }
@@ -252,7 +296,14 @@ impl Giving {
         }
         // What a member holds it is told to be confirmed as far as that reaches; all ones would be a promise about what is still to come.
         let confirmed = marks.confirmed.min(marks.appended);
-        if self.next < marks.appended || self.told < confirmed {
+        let until_beat = due.map_or(self.master.beat, |due| due.since(now));
+        let more = self.next.distance_to(marks.appended);
+        if (1..TOGETHER_BYTES).contains(&more) && !self.taken.is_all(self.next, until_beat.min(TOGETHER)) {
+            // By now there may be more of it.
+            return Ok(());
+        }
+        let is_due = self.told < confirmed && now.since(self.given) >= CONFIRMED_ALONE;
+        if more > 0 || is_due {
             // Records wait for those who are in the set, and nobody for one that catches up.
             let catches_up = !state.has(self.member) && self.next.distance_to(marks.appended) > yielding::BEHIND_BYTES;
             let tail = if catches_up { self.lead.tail() } else { None };
@@ -260,14 +311,15 @@ impl Giving {
             let log = self.store.range(from, if tail.is_some() { yielding::PIECE_BYTES } else { RANGE_BYTES_MAX })?;
             let bytes = log.len();
             self.next = from.plus(bytes as u64);
-            self.told = confirmed;
+            (self.told, self.given) = (confirmed, now);
             self.sender.send(&Message::Data(Data { epoch: self.epoch, from, confirmed, log }), self.master.patience)?;
             if catches_up {
                 self.give_way(now, tail, bytes, due);
             }
             return Ok(());
         }
-        self.store.await_progress(marks, due.map_or(self.master.beat, |due| due.since(now)));
+        let wait = if self.told < self.next { until_beat.min(CONFIRMED_ALONE) } else { until_beat };
+        self.store.await_progress(Mark::Appended, marks, wait);
         Ok(())
     }
 

@@ -84,7 +84,7 @@ impl Replica {
     /// Follows the master at the other end until something ends it.
     pub fn follow(&self, connection: &Arc<dyn Connection>, store: &Store, loyalty: &dyn Loyalty) -> Ended {
         let (sender, receiver) = (Sender::new(connection.clone()), Receiver::new(connection.clone()));
-        let mut session = Session { replica: self, store, loyalty, sender, receiver, epoch: Epoch(0), beat: 0 };
+        let mut session = Session { replica: self, store, loyalty, sender, receiver, epoch: Epoch(0), beat: 0, acked: None };
         let ended = session.run();
         connection.close();
         match ended {
@@ -110,6 +110,8 @@ struct Session<'a> {
     epoch: Epoch,
     /// The last beat's time.
     beat: u64,
+    /// What was said last.
+    acked: Option<Ack>,
 }
 
 impl Session<'_> {
@@ -185,7 +187,13 @@ impl Session<'_> {
         let marks = self.while_following(Store::marks)?;
         let flushed = if broken("a replica acknowledges what it has not flushed") { marks.appended } else { marks.flushed };
         let held = Held { received: marks.appended, flushed };
-        self.send(Message::Ack(Ack { epoch: self.epoch, held, beat: self.beat }))
+        let ack = Ack { epoch: self.epoch, held, beat: self.beat };
+        // Of what was only confirmed there is nothing to say.
+        if self.acked == Some(ack) {
+            return Ok(());
+        }
+        self.acked = Some(ack);
+        self.send(Message::Ack(ack))
     }
 
     fn while_following<T>(&self, what: impl Fn(&Store) -> T) -> Result<T, Ended> {

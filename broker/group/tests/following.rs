@@ -150,7 +150,7 @@ fn lead(machine: &Machine, flush: FlushMode, term: &Arc<Term>, messages: u32) {
             loop {
                 let seen = own.store.marks();
                 own.confirm();
-                own.store.await_progress(seen, Duration::from_secs(1));
+                own.store.await_progress(flush.mark(), seen, Duration::from_secs(1));
             }
         });
         let listener = env.net.listen(PLACE).expect("free");

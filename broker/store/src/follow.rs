@@ -87,6 +87,38 @@ pub struct Marks {
     pub confirmed: CommitLogOffset,
 }
 
+/// One of the marks that move as a log comes further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// [`Marks::appended`].
+    Appended,
+    /// [`Marks::flushed`].
+    Flushed,
+    /// [`Marks::confirmed`].
+    Confirmed,
+}
+
+impl FlushMode {
+    /// By which a record counts as held by a broker.
+    #[must_use]
+    pub fn mark(self) -> Mark {
+        match self {
+            Self::Sync => Mark::Flushed,
+            Self::Async { .. } => Mark::Appended,
+        }
+    }
+}
+
+impl Marks {
+    fn of(&self, mark: Mark) -> CommitLogOffset {
+        match mark {
+            Mark::Appended => self.appended,
+            Mark::Flushed => self.flushed,
+            Mark::Confirmed => self.confirmed,
+        }
+    }
+}
+
 impl Store {
     /// How far the log has come.
     #[must_use]
@@ -95,8 +127,9 @@ impl Store {
         Marks { min: marks.min(), flushed: marks.flushed(), appended: marks.appended(), confirmed: marks.confirmed() }
     }
 
-    /// Waits until the log has come further than `seen` in any way, for at most that time and until a [`Self::nudge`], and says how far it is. Only of a replicated log.
-    pub fn await_progress(&self, seen: Marks, timeout: Duration) -> Marks {
+    /// Waits until that mark of the log is another one than in `seen`, for at most that time and until a [`Self::nudge`], and says how far the log is. Only of a replicated
+    /// log. Each mark has its own waiters: under load they move thousands of times a second, and who is woken for nothing takes the processor from those who write.
+    pub fn await_progress(&self, of: Mark, seen: Marks, timeout: Duration) -> Marks {
         let clock = &self.shared.env.clock;
         let until = clock.monotonic() + timeout;
         let progress = &self.shared.progress;
@@ -104,17 +137,20 @@ impl Store {
         let before = *nudges;
         loop {
             let (marks, left) = (self.marks(), until.since(clock.monotonic()));
-            if marks != seen || *nudges != before || left.is_zero() {
+            if marks.of(of) != seen.of(of) || *nudges != before || left.is_zero() {
                 return marks;
             }
-            progress.made.wait_for(&mut nudges, left);
+            progress.made(of).wait_for(&mut nudges, left);
         }
     }
 
     /// Lets everybody who waits for progress look around.
     pub fn nudge(&self) {
-        *self.shared.progress.nudges.lock() += 1;
-        self.shared.progress.made.notify_all();
+        let progress = &self.shared.progress;
+        *progress.nudges.lock() += 1;
+        for mark in [Mark::Appended, Mark::Flushed, Mark::Confirmed] {
+            progress.made(mark).notify_all();
+        }
     }
 
     /// When a record counts as stored here.
@@ -157,7 +193,7 @@ impl Store {
     /// Every broker that must hold the log does up to here: shows records and answers those who wait for that. It never goes back; a replica may hear of more than it has.
     pub fn confirm(&self, to: CommitLogOffset) {
         self.shared.log.marks.advance_confirmed(to.0);
-        self.shared.made_progress();
+        self.shared.made_progress(Mark::Confirmed);
         self.shared.release();
         self.shared.turn_end();
     }
@@ -333,19 +369,31 @@ fn count(next: &mut Next, queue: &QueueRef, view: &RecordView<'_>) -> Result<(),
     Ok(())
 }
 
-/// Wakes those who hand the log on.
+/// Wakes those who wait for a mark.
 #[derive(Default)]
 pub(crate) struct Progress {
     nudges: Mutex<u64>,
-    made: Condvar,
+    appended: Condvar,
+    flushed: Condvar,
+    confirmed: Condvar,
+}
+
+impl Progress {
+    fn made(&self, mark: Mark) -> &Condvar {
+        match mark {
+            Mark::Appended => &self.appended,
+            Mark::Flushed => &self.flushed,
+            Mark::Confirmed => &self.confirmed,
+        }
+    }
 }
 
 impl Shared {
     /// The log has come further. Who looks at it and then waits does not miss it: between the two it holds the lock that is taken here.
-    pub(crate) fn made_progress(&self) {
+    pub(crate) fn made_progress(&self, of: Mark) {
         if self.options.replicated {
             drop(self.progress.nudges.lock());
-            self.progress.made.notify_all();
+            self.progress.made(of).notify_all();
         }
     }
 
@@ -362,7 +410,7 @@ impl Shared {
         let taken = pieces.into_iter().try_for_each(|piece| self.take_piece(&mut turn, piece, bytes));
         self.hide(&mut turn);
         drop(turn);
-        self.made_progress();
+        self.made_progress(Mark::Appended);
         self.release();
         self.turn_end();
         Ok(taken?)

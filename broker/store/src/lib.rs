@@ -25,7 +25,7 @@ mod writer;
 
 pub use api::*;
 pub use batch::Batch;
-pub use follow::{CutError, FollowError, Marks};
+pub use follow::{CutError, FollowError, Mark, Marks};
 pub use latency::Latency;
 pub use queue_index::{Queue, QueueRef};
 pub use recovery::{OpenError, RecoveryProgress};

@@ -4,7 +4,7 @@
 //! else the writer thread, which finds all that queued up meanwhile and pays one sync for all of it.
 
 use crate::{
-    AppendError, Batch, Done, FlushMode, Late, Placed, Rule, Wait,
+    AppendError, Batch, Done, FlushMode, Late, Mark, Placed, Rule, Wait,
     batch::Pending,
     commit_log::Tail,
     latency::Histogram,
@@ -322,7 +322,7 @@ impl Shared {
         self.writer.counters.turns.fetch_add(1, Ordering::Relaxed);
         let (placed, early) = self.append_jobs(turn, jobs);
         // Before the flush: the replicas' and the own one go on at the same time.
-        self.made_progress();
+        self.made_progress(Mark::Appended);
         for (done, placed) in early {
             done(Ok(placed));
         }
@@ -524,7 +524,7 @@ impl Shared {
         let before = self.writer.sync_ns.load(Ordering::Relaxed);
         self.writer.sync_ns.store((before * 7 + ns) / 8, Ordering::Relaxed);
         self.flush_mark.note(self.log.marks.flushed().0);
-        self.made_progress();
+        self.made_progress(Mark::Flushed);
         self.release();
     }
 

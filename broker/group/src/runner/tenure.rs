@@ -7,7 +7,7 @@ use super::{
 use crate::life;
 use sluice_env::broken;
 use sluice_replication::{Core, Epoch, Event, Member, MemberId};
-use sluice_store::{OpenError, Store};
+use sluice_store::{Mark, OpenError, Store};
 use sluice_types::CommitLogOffset;
 use std::{sync::Arc, time::Duration};
 
@@ -121,7 +121,7 @@ fn begin(shared: &Shared, epoch: Epoch, open: &mut Option<Epoch>) {
     while shared.leads(epoch) && !store.show(end) && !broken("clients are let in before the inherited log is confirmed") {
         let seen = store.marks();
         if !store.show(end) {
-            store.await_progress(seen, shared.options.timing.beat());
+            store.await_progress(Mark::Confirmed, seen, shared.options.timing.beat());
         }
     }
     if !shared.leads(epoch) {

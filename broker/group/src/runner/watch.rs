@@ -24,7 +24,7 @@ pub(super) fn own_log(shared: &Shared) {
         let seen = store.marks();
         shared.saw_tail(seen);
         shared.tell(Event::Own(held(seen)));
-        store.await_progress(seen, shared.options.timing.beat());
+        store.await_progress(store.flush_mode().mark(), seen, shared.options.timing.beat());
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::world::*;
 use sluice_env::sim::{Fault, FaultKind, Op};
-use sluice_store::{AppendError, Batch, CutError, FlushMode, FollowError, Late, MetaChange, MetaTable, OpenError, Placed, ReadError, Store, Wait};
+use sluice_store::{AppendError, Batch, CutError, FlushMode, FollowError, Late, Mark, MetaChange, MetaTable, OpenError, Placed, ReadError, Store, Wait};
 use sluice_types::{CommitLogOffset, QueueId, QueueOffset};
 use std::{
     sync::{Arc, mpsc},
@@ -315,26 +315,26 @@ fn a_cut_of_many_flushed_turns_is_no_damage() {
 fn who_waits_for_progress_is_told_of_each_kind_and_of_none_at_the_deadline() {
     let world = world(1, lazy());
     let store = world.open();
-    let waits = |seen, timeout| {
+    let waits = |of, seen, timeout| {
         let store = store.clone();
-        std::thread::spawn(move || store.await_progress(seen, timeout))
+        std::thread::spawn(move || store.await_progress(of, seen, timeout))
     };
-    let progress = |what: &str, make: &dyn Fn()| {
+    let progress = |of, what: &str, make: &dyn Fn()| {
         let seen = store.marks();
-        let waiting = waits(seen, Duration::from_secs(3600));
+        let waiting = waits(of, seen, Duration::from_secs(3600));
         std::thread::sleep(Duration::from_millis(20));
         assert!(!waiting.is_finished(), "woken before anything was {what}");
         make();
         until(what, || waiting.is_finished());
         assert_ne!(waiting.join().expect("no panic"), seen);
     };
-    progress("appended", &|| {
+    progress(Mark::Appended, "appended", &|| {
         write(&store, 0, b"x");
     });
-    progress("flushed", &|| store.flush().expect("flushed"));
-    progress("confirmed", &|| store.confirm(store.marks().appended));
+    progress(Mark::Flushed, "flushed", &|| store.flush().expect("flushed"));
+    progress(Mark::Confirmed, "confirmed", &|| store.confirm(store.marks().appended));
     let seen = store.marks();
-    let waiting = waits(seen, Duration::from_millis(10));
+    let waiting = waits(Mark::Appended, seen, Duration::from_millis(10));
     until("given up", || {
         world.clock.advance(Duration::from_millis(10));
         waiting.is_finished()

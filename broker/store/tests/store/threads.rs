@@ -4,7 +4,7 @@ use crate::world::{append, options, push, read_one, replicated, sync_options};
 use parking_lot::Mutex;
 use sluice_env::sim::threads::{self, Halt, Machine, Sim, Timing};
 use sluice_protocol::record::RecordView;
-use sluice_store::{Batch, FlushMode, Placed, Store, StoreOptions, Wait};
+use sluice_store::{Batch, FlushMode, Mark, Placed, Store, StoreOptions, Wait};
 use std::{
     collections::BTreeMap,
     sync::{
@@ -321,7 +321,7 @@ fn what_is_said_to_be_shown_is_visible_while_its_confirmation_is_under_way_on_an
             let (confirming, end) = (store.clone(), store.marks().appended);
             let confirms = env.spawn.thread("confirms", Box::new(move || confirming.confirm(end))).unwrap_or_else(|error| panic!("{error}"));
             while !store.show(end) {
-                store.await_progress(store.marks(), millis(1));
+                store.await_progress(Mark::Confirmed, store.marks(), millis(1));
             }
             let visible = store.queues_of("orders").iter().map(|queue| store.bounds(queue).max.0).sum::<u64>();
             confirms.join().unwrap_or_else(|why| panic!("{why}"));
