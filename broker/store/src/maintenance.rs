@@ -17,6 +17,10 @@ const SPACE_EVERY: Duration = Duration::from_secs(1);
 /// How often the pages mapped by readers are given back.
 const RELEASE_EVERY: Duration = Duration::from_secs(2);
 const RETENTION_EVERY: Duration = Duration::from_secs(10);
+/// A store that has had so much log to read when it was opened writes a checkpoint so long after that: the next opening may come soon, as in a chain of switchovers, and is
+/// to find less. Not at once, for then its clients have just waited for it.
+const MUCH_READ_BYTES: u64 = 8 << 20;
+const CHECKPOINT_AFTER_MUCH_READ: Duration = Duration::from_secs(1);
 /// Queue entries kept in memory before they go to the index files.
 const ENTRIES_IN_MEMORY_MAX: usize = 512 << 10;
 /// Keys kept in memory before they become a run.
@@ -102,12 +106,15 @@ struct Timers {
     release: Monotonic,
     retention: Monotonic,
     checkpoint: Monotonic,
+    checkpoint_after: Duration,
 }
 
 impl Shared {
     /// Everything is due so and so long after the store was opened, however late the thread begins.
     pub(crate) fn maintenance_thread(&self, opened: Monotonic) {
-        let mut timers = Timers { space: opened, release: opened, retention: opened, checkpoint: opened };
+        let interval = self.options.checkpoint_interval;
+        let checkpoint_after = if self.not_checkpointed() > MUCH_READ_BYTES { interval.min(CHECKPOINT_AFTER_MUCH_READ) } else { interval };
+        let mut timers = Timers { space: opened, release: opened, retention: opened, checkpoint: opened, checkpoint_after };
         while self.maintenance.wait() {
             self.maintain(&mut timers);
         }
@@ -153,11 +160,9 @@ impl Shared {
         {
             tracing::warn!(error = %e, "the key index could not be written; it stays in memory");
         }
-        let appended = self.log.marks.appended().0;
-        let ahead = appended - self.maintenance.checkpointed.load(Ordering::SeqCst).min(appended);
-        let due = ahead >= self.options.checkpoint_bytes || (ahead > 0 && now.since(timers.checkpoint) >= self.options.checkpoint_interval);
-        if due {
-            timers.checkpoint = now;
+        let ahead = self.not_checkpointed();
+        if ahead >= self.options.checkpoint_bytes || (ahead > 0 && now.since(timers.checkpoint) >= timers.checkpoint_after) {
+            (timers.checkpoint, timers.checkpoint_after) = (now, self.options.checkpoint_interval);
             self.try_checkpoint();
         }
         if now.since(timers.retention) >= RETENTION_EVERY {
@@ -166,6 +171,12 @@ impl Shared {
                 tracing::warn!(error = %e, "old segments could not be removed; they are tried again");
             }
         }
+    }
+
+    /// Bytes of log that the next opening would read.
+    fn not_checkpointed(&self) -> u64 {
+        let appended = self.log.marks.appended().0;
+        appended - self.maintenance.checkpointed.load(Ordering::SeqCst).min(appended)
     }
 
     fn try_checkpoint(&self) {

@@ -17,6 +17,7 @@ const PREPARING: &str = "commitlog/next.new";
 const MAKING: &str = "commitlog/now.new";
 /// How much is zeroed at a time.
 const ZEROS_BYTES: usize = 1 << 20;
+static ZEROS: [u8; ZEROS_BYTES] = [0; ZEROS_BYTES];
 
 /// A segment's file name.
 pub(crate) fn name(base: u64) -> String {
@@ -130,11 +131,10 @@ fn fill(file: &dyn File, bytes: u64, prewritten: u64) -> io::Result<()> {
 
 /// Writes zeros from `from` to `to`.
 pub(crate) fn zero(file: &dyn File, from: u64, to: u64) -> io::Result<()> {
-    let zeros = vec![0u8; ZEROS_BYTES];
     let mut at = from;
     while at < to {
         let n = (to - at).min(ZEROS_BYTES as u64);
-        file.write_all_at(&zeros[..n as usize], at)?;
+        file.write_all_at(&ZEROS[..n as usize], at)?;
         at += n;
     }
     Ok(())

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     ops::{Range, RangeFrom},
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
 /// What a power cut never splits.
@@ -12,6 +12,12 @@ const SECTOR_U64: u64 = SECTOR as u64;
 
 /// The bytes of one sector, shared between the states of the file that have it in common.
 pub(crate) type Sector = Arc<[u8; SECTOR]>;
+
+/// A sector of these bytes. Those of zeros are all one.
+pub(crate) fn sector(bytes: &[u8; SECTOR]) -> Sector {
+    static ZEROS: LazyLock<Sector> = LazyLock::new(|| Arc::new([0; SECTOR]));
+    if bytes == &**ZEROS { ZEROS.clone() } else { Arc::new(*bytes) }
+}
 
 /// A run of bytes that lies within one sector.
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +82,9 @@ impl Content {
     /// Cuts or extends with zeros.
     pub(crate) fn set_len(&mut self, len: u64) {
         if len < self.len {
-            self.sectors.split_off(&sectors_for(len));
+            if self.sectors.last_key_value().is_some_and(|(last, _)| *last >= sectors_for(len)) {
+                self.sectors.split_off(&sectors_for(len));
+            }
             let keep = (len % SECTOR_U64) as usize;
             if keep > 0
                 && let Some(last) = self.sectors.get_mut(&(len / SECTOR_U64))

@@ -1,9 +1,10 @@
 //! One simulated file: what is on stable storage, what a reader sees, and the changes between the two.
 
+use smallvec::SmallVec;
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    content::{Content, SECTOR, Sector, pieces, sectors_for},
+    content::{Content, SECTOR, Sector, pieces, sector, sectors_for},
     outcome::Outcome,
 };
 
@@ -31,7 +32,8 @@ struct Size {
 /// Changes that are not, or not surely, on stable storage.
 #[derive(Clone, Debug, Default)]
 struct Unsynced {
-    sectors: BTreeMap<u64, Vec<Version>>,
+    /// Mostly a sector has one.
+    sectors: BTreeMap<u64, SmallVec<[Version; 1]>>,
     sizes: Vec<(u64, Size)>,
     /// The furthest end of a write.
     end: u64,
@@ -112,9 +114,14 @@ impl Inode {
         let mut rest = bytes;
         for piece in pieces(offset, bytes.len()) {
             let (part, after) = rest.split_at(piece.len);
-            let mut sector = self.live.sector(piece.sector).map_or([0; SECTOR], |sector| **sector);
-            sector[piece.at..piece.at + piece.len].copy_from_slice(part);
-            let sector = Some(Arc::new(sector));
+            let sector = Some(match part.first_chunk() {
+                Some(whole) => sector(whole),
+                None => {
+                    let mut bytes = self.live.sector(piece.sector).map_or([0; SECTOR], |sector| **sector);
+                    bytes[piece.at..piece.at + piece.len].copy_from_slice(part);
+                    Arc::new(bytes)
+                }
+            });
             self.live.put(piece.sector, sector.clone());
             self.dirty.push_version(piece.sector, Version { change, atomic: false, sector });
             rest = after;

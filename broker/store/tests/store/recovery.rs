@@ -356,3 +356,25 @@ fn a_recovery_writes_the_keys_of_a_long_log_to_disk_and_makes_none_that_nobody_w
         assert_eq!(store.query("orders", "0007", 100, 0, i64::MAX).expect("readable").len(), if wanted { 50 } else { 0 });
     }
 }
+
+#[test]
+fn a_store_that_has_had_much_to_read_when_it_was_opened_writes_a_checkpoint_soon() {
+    for (megabytes, is_much) in [(7, false), (9, true)] {
+        let mut world = World::new(1, sync_options());
+        let store = world.open();
+        (0..megabytes * 8).for_each(|_| _ = world.append(&store, "orders", 0, 128 << 10).expect("acknowledged"));
+        assert!(store.status().min.0 == 0 && world.disk.file_bytes("checkpoint").is_none());
+        drop(store);
+        world.kill();
+        let store = world.open();
+        world.clock.advance(Duration::from_millis(1100));
+        if is_much {
+            until("a checkpoint", || world.disk.file_bytes("checkpoint").is_some());
+            until("it is whole", || world.disk.file_bytes("checkpoint.new").is_none());
+            world.check(&store);
+        } else {
+            std::thread::sleep(Duration::from_millis(500));
+            assert!(world.disk.file_bytes("checkpoint").is_none(), "a checkpoint after {megabytes} MB");
+        }
+    }
+}
