@@ -359,10 +359,10 @@ fn a_recovery_writes_the_keys_of_a_long_log_to_disk_and_makes_none_that_nobody_w
 
 #[test]
 fn a_store_that_has_had_much_to_read_when_it_was_opened_writes_a_checkpoint_soon() {
-    for (megabytes, is_much) in [(7, false), (9, true)] {
+    for (megabytes, is_much) in [(5, false), (10, true)] {
         let mut world = World::new(1, sync_options());
         let store = world.open();
-        (0..megabytes * 8).for_each(|_| _ = world.append(&store, "orders", 0, 128 << 10).expect("acknowledged"));
+        (0..megabytes * 10).for_each(|_| _ = world.append(&store, "orders", 0, 100_000).expect("acknowledged"));
         assert!(store.status().min.0 == 0 && world.disk.file_bytes("checkpoint").is_none());
         drop(store);
         world.kill();
