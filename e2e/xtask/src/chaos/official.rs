@@ -25,8 +25,6 @@ use std::{
 const SENDERS: u32 = 400;
 /// A client begins a send each so many milliseconds, whether those before it have ended or not.
 const EVERY_MILLIS: u32 = 15;
-/// Requests that a client makes for a send by default.
-const ATTEMPTS: u32 = 3;
 const BUILD: Duration = Duration::from_secs(600);
 const START: Duration = Duration::from_secs(90);
 const POLL: Duration = Duration::from_millis(20);
@@ -51,6 +49,15 @@ impl Maker {
             Self::Ours => "ours",
             Self::Java => "java",
             Self::Go => "go",
+        }
+    }
+
+    /// Requests that it makes for a send by default: what Java counts are tries again, and so does Go count three of them, beside the first.
+    fn attempts(self) -> u32 {
+        match self {
+            Self::Ours => 1,
+            Self::Java => 3,
+            Self::Go => 4,
         }
     }
 
@@ -264,7 +271,7 @@ fn note_sent(maker: Maker, words: &mut SplitWhitespace<'_>, history: &History, h
         key: None,
         message_id: None,
         offset: offset.map(QueueOffset),
-        attempts: ATTEMPTS,
+        attempts: maker.attempts(),
         outcome: if is_acked { Outcome::Ok } else { Outcome::Unknown },
     };
     history.told(begin, end, process, log, What::Send(sent));
