@@ -20,7 +20,7 @@ pub use broken::broken;
 pub use clock::{Clock, Monotonic, WallTime};
 pub use disk::{Disk, File, OpenMode};
 pub use entropy::Rng;
-pub use names::Names;
+pub use names::{Names, new_name};
 pub use net::{Connection, Listener, Net};
 pub use spawn::{JoinHandle, Spawn};
 

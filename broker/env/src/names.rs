@@ -4,7 +4,7 @@
 //! power cut, although later syncs of the directory succeed. So who has changed a name must be the one who is told that its sync has failed; and what an earlier process
 //! has left cannot be relied on before it is named anew.
 
-use crate::{Disk, sync::Mutex};
+use crate::{Disk, OpenMode, sync::Mutex};
 use std::io;
 
 /// What the users of one [`Disk`] share about the names on it.
@@ -14,7 +14,23 @@ pub struct Names {
     settled: Mutex<bool>,
 }
 
+/// By which name a file of the store directory is written before it replaces the one of that name.
+#[must_use]
+pub fn new_name(name: &str) -> String {
+    format!("{name}.new")
+}
+
 impl dyn Disk + '_ {
+    /// Replaces a file of the store directory, so that it lasts: whole or not at all, through another name.
+    pub fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let new = new_name(name);
+        let file = self.open(&new, OpenMode::Create)?;
+        file.set_len(0)?;
+        file.write_all_at(bytes, 0)?;
+        file.sync_data()?;
+        self.change_names("", || self.rename(&new, name))
+    }
+
     /// Changes names in one directory and puts them on stable storage. No other sync of a directory, which might fail and take these names with it, comes in between.
     /// After an error the names may be the old ones or the new ones, and what they are now need not last: change them again, or give up what rests on them.
     #[allow(clippy::disallowed_methods, reason = "here it is meant")]

@@ -73,16 +73,7 @@ impl<T: Serialize + DeserializeOwned> Kept<T> {
         let mut bytes = json;
         let checksum = crc32fast::hash(&bytes);
         bytes.extend_from_slice(format!("\n{checksum:08x}\n").as_bytes());
-        self.replace(&bytes).map_err(self.failed("writing"))
-    }
-
-    fn replace(&self, bytes: &[u8]) -> io::Result<()> {
-        let new = format!("{}.new", self.file);
-        let file = self.disk.open(&new, OpenMode::Create)?;
-        file.set_len(0)?;
-        file.write_all_at(bytes, 0)?;
-        file.sync_data()?;
-        self.disk.change_names("", || self.disk.rename(&new, self.file))
+        self.disk.replace(self.file, &bytes).map_err(self.failed("writing"))
     }
 
     fn failed(&self, what: &'static str) -> impl Fn(io::Error) -> KeptError {

@@ -1,6 +1,6 @@
 //! The checkpoint: what recovery need not derive again. See `FORMAT.md`.
 
-use crate::{MetaTable, batch};
+use crate::{MetaTable, batch, recovery::read};
 use sluice_env::{Disk, OpenMode};
 use std::{collections::BTreeMap, io};
 
@@ -120,17 +120,6 @@ impl Checkpoint {
             None => Loaded::None,
         })
     }
-}
-
-fn read(disk: &dyn Disk, name: &str) -> io::Result<Option<Vec<u8>>> {
-    let file = match disk.open(name, OpenMode::Read) {
-        Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(e),
-    };
-    let mut bytes = vec![0; file.len()? as usize];
-    file.read_exact_at(&mut bytes, 0)?;
-    Ok(Some(bytes))
 }
 
 fn take_u64(bytes: &mut &[u8]) -> Option<u64> {

@@ -30,7 +30,7 @@ mod names;
 mod order;
 
 pub(crate) use empty::empty;
-pub(crate) use names::{remove_anew, settle_names, write_new};
+pub(crate) use names::{read, remove_anew, settle_names};
 pub(crate) use order::{CUT, RESYNC};
 
 const IDENTITY: &str = "identity";
@@ -252,7 +252,7 @@ fn new_identity(env: &Env, segment_bytes: u64) -> Result<u128, OpenError> {
     bytes.extend_from_slice(&segment_bytes.to_be_bytes());
     let checksum = crc32fast::hash(&bytes);
     bytes.extend_from_slice(&checksum.to_be_bytes());
-    write_new(&env.disk, IDENTITY, &bytes).map_err(disk_error("writing the file identity"))?;
+    env.disk.replace(IDENTITY, &bytes).map_err(disk_error("writing the file identity"))?;
     Ok(id)
 }
 

@@ -4,8 +4,8 @@
 //! The file `unconfirmed` knows it when this process does not any more. Before the first of them since the store was opened it is said there, durably, that from here on any
 //! record may have been acknowledged; when the broker ceases to be master, which ones were. Recovery counts what it cuts, and forgets what is confirmed.
 
-use crate::recovery::{remove_anew, write_new};
-use sluice_env::{Disk, Monotonic, OpenMode, sync::Mutex};
+use crate::recovery::{read, remove_anew};
+use sluice_env::{Disk, Monotonic, sync::Mutex};
 use std::{
     collections::BTreeMap,
     io,
@@ -52,17 +52,8 @@ pub(crate) struct Ranges {
 impl Ranges {
     /// What the file says; nothing if there is none.
     pub(crate) fn load(disk: &Arc<dyn Disk>) -> io::Result<Self> {
-        let file = match disk.open(FILE, OpenMode::Read) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(error) => return Err(error),
-        };
-        if file.is_empty()? {
-            // The end of a process between the two steps of `remove_anew`.
-            return Ok(Self::default());
-        }
-        let mut bytes = vec![0; usize::try_from(file.len()?).unwrap_or(usize::MAX)];
-        file.read_exact_at(&mut bytes, 0)?;
+        // An empty one: the end of a process between the two steps of `remove_anew`.
+        let Some(bytes) = read(&**disk, FILE)?.filter(|bytes| !bytes.is_empty()) else { return Ok(Self::default()) };
         Ok(Self::decode(&bytes).unwrap_or_else(|| {
             tracing::warn!("the file {FILE} is damaged: if the log is cut, everything cut counts as acknowledged");
             Self { all: BTreeMap::from([(0, OPEN)]), at_most: true }
@@ -94,7 +85,7 @@ impl Ranges {
 
     fn store(&self, disk: &Arc<dyn Disk>) -> io::Result<()> {
         if !self.all.is_empty() {
-            return write_new(disk, FILE, &self.encode());
+            return disk.replace(FILE, &self.encode());
         }
         disk.change_names("", || remove_anew(disk, FILE))
     }
@@ -208,7 +199,7 @@ impl Unconfirmed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sluice_env::sim;
+    use sluice_env::{OpenMode, sim};
 
     #[test]
     fn ranges_that_touch_are_one_and_what_is_confirmed_is_forgotten() {

@@ -1,8 +1,8 @@
 //! Emptying the directory, for a log that another broker has written.
 
-use super::{IDENTITY, OpenError, disk_error, names, new_identity, order, settle_names};
+use super::{IDENTITY, OpenError, disk_error, new_identity, order, remove_anew, settle_names};
 use crate::{checkpoint, flush_mark, key_index, queue_index, segment, unconfirmed};
-use sluice_env::{Disk, Env};
+use sluice_env::{Disk, Env, new_name};
 use std::{io, sync::Arc};
 
 /// Removes, durably, everything of the store but its lock and the order to do this, and makes the directory another store's. It may be interrupted, and begun again, as
@@ -24,9 +24,9 @@ fn remove_all(disk: &Arc<dyn Disk>) -> io::Result<()> {
     }
     let names = checkpoint::FILES.into_iter().chain([flush_mark::FILE, unconfirmed::FILE, order::CUT.file]).map(str::to_owned);
     // What an interruption may have left of files that are written through another name.
-    let unfinished = [IDENTITY, unconfirmed::FILE, order::CUT.file, order::RESYNC.file].map(names::new_name);
+    let unfinished = [IDENTITY, unconfirmed::FILE, order::CUT.file, order::RESYNC.file].map(new_name);
     for name in names.chain(unfinished) {
-        names::remove_anew(disk, &name)?;
+        remove_anew(disk, &name)?;
     }
     Ok(())
 }

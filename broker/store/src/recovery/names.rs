@@ -6,21 +6,6 @@ use crate::{checkpoint, unconfirmed};
 use sluice_env::{Disk, OpenMode};
 use std::{io, sync::Arc};
 
-/// What an interruption may leave of a file that is written through another name.
-pub(super) fn new_name(name: &str) -> String {
-    format!("{name}.new")
-}
-
-/// Whole or not at all: through another name.
-pub(crate) fn write_new(disk: &Arc<dyn Disk>, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let temporary = new_name(name);
-    let file = disk.open(&temporary, OpenMode::Create)?;
-    file.set_len(0)?;
-    file.write_all_at(bytes, 0)?;
-    file.sync_data()?;
-    disk.change_names("", || disk.rename(&temporary, name))
-}
-
 /// Removes a file also when it is not there: it may have been removed by a change that does not last. A process that ends here may leave an empty one.
 pub(crate) fn remove_anew(disk: &Arc<dyn Disk>, name: &str) -> io::Result<()> {
     disk.open(name, OpenMode::Create)?;
@@ -35,8 +20,8 @@ pub(crate) fn settle_names(disk: &Arc<dyn Disk>) -> Result<(), OpenError> {
         let is_there = |name: &&str| there.binary_search_by(|found| found.as_str().cmp(name)).is_ok();
         for name in [IDENTITY].into_iter().chain(checkpoint::KEPT).chain(removed).filter(is_there) {
             // Who needs a file that can't be read says so.
-            if let Ok(bytes) = read(disk, name) {
-                write_new(disk, name, &bytes)?;
+            if let Ok(Some(bytes)) = read(&**disk, name) {
+                disk.replace(name, &bytes)?;
             }
         }
         disk.change_names("", || removed.iter().filter(|name| !is_there(name)).try_for_each(|name| remove_anew(disk, name)))
@@ -44,9 +29,14 @@ pub(crate) fn settle_names(disk: &Arc<dyn Disk>) -> Result<(), OpenError> {
     settled.map_err(disk_error("making sure of the names in the store directory"))
 }
 
-fn read(disk: &Arc<dyn Disk>, name: &str) -> io::Result<Vec<u8>> {
-    let file = disk.open(name, OpenMode::Read)?;
+/// All bytes of a file; `None` when there is none.
+pub(crate) fn read(disk: &dyn Disk, name: &str) -> io::Result<Option<Vec<u8>>> {
+    let file = match disk.open(name, OpenMode::Read) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
     let mut bytes = vec![0; usize::try_from(file.len()?).map_err(io::Error::other)?];
     file.read_exact_at(&mut bytes, 0)?;
-    Ok(bytes)
+    Ok(Some(bytes))
 }

@@ -1,8 +1,8 @@
 //! Orders: a number in a file of its own. Written before the store is given up, carried out when its directory is opened next, and withdrawn when that is durable.
 
-use super::{OpenError, disk_error, write_new};
+use super::{OpenError, disk_error, read};
 use crate::flush_mark;
-use sluice_env::{Disk, OpenMode};
+use sluice_env::Disk;
 use std::{io, sync::Arc};
 
 /// What may be ordered.
@@ -19,23 +19,16 @@ pub(crate) const RESYNC: Order = Order { file: "resync", what: "the order to emp
 impl Order {
     /// Gives it, durably.
     pub(crate) fn give(&self, disk: &Arc<dyn Disk>, number: u64) -> io::Result<()> {
-        write_new(disk, self.file, &flush_mark::encode(number))
+        disk.replace(self.file, &flush_mark::encode(number))
     }
 
     /// Its number, if it was given.
     pub(crate) fn given(&self, disk: &Arc<dyn Disk>) -> Result<Option<u64>, OpenError> {
         let Self { file: name, what } = self;
-        let file = match disk.open(name, OpenMode::Read) {
-            Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(disk_error(&format!("reading {what}"))(e)),
-        };
-        if file.is_empty().map_err(disk_error(&format!("reading {what}")))? {
-            // The end of a process between the two steps of `remove_anew`.
-            return Ok(None);
-        }
-        let mut bytes = [0; flush_mark::BYTES];
-        file.read_exact_at(&mut bytes, 0).map_err(|_| OpenError::Damaged(format!("the file {name} is too short")))?;
+        // An empty one: the end of a process between the two steps of `remove_anew`.
+        let bytes = read(&**disk, name).map_err(disk_error(&format!("reading {what}")))?.filter(|bytes| !bytes.is_empty());
+        let Some(bytes) = bytes else { return Ok(None) };
+        let bytes = *bytes.first_chunk().ok_or_else(|| OpenError::Damaged(format!("the file {name} is too short")))?;
         let number = flush_mark::decode(bytes).ok_or_else(|| OpenError::Damaged(format!("the file {name} does not match its checksum")))?;
         Ok(Some(number))
     }

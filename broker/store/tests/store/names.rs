@@ -1,19 +1,16 @@
 //! Names of files: a sync of their directory that has failed is followed by syncs that succeed and put nothing on stable storage. What rests on a name has to outlive the
 //! next power cut all the same.
 
-use crate::world::*;
+use crate::{
+    resync::{confirm_all, fill},
+    world::*,
+};
 use parking_lot::Mutex;
-use sluice_env::{
-    Env,
-    sim::{
-        Fault, FaultKind, Op,
-        threads::{self, Sim},
-    },
+use sluice_env::sim::{
+    Fault, FaultKind, Op,
+    threads::{self, Sim},
 };
-use sluice_store::{
-    FlushMode, Store, StoreOptions, Wait,
-    resync::{self, Filling},
-};
+use sluice_store::{FlushMode, Store, StoreOptions, Wait, resync};
 use std::{sync::Arc, time::Duration};
 
 const SEGMENT: u64 = 64 << 10;
@@ -118,8 +115,7 @@ fn a_cut_that_was_carried_out_is_not_carried_out_again_whatever_sync_of_a_direct
         let world = World::new(n, StoreOptions { segment_bytes: SEGMENT, ..replicated(FlushMode::Sync) });
         let store = world.open();
         (0..KEPT).for_each(|_| _ = append(&store, "orders", 0, &[b'x'; 9_000], "", Wait::Appended).expect("appended"));
-        store.flush().expect("flushed");
-        store.confirm(store.marks().appended);
+        confirm_all(&store);
         (0..9).for_each(|_| _ = append(&store, "orders", 0, &[b'y'; 9_000], "", Wait::Appended).expect("appended"));
         store.flush().expect("flushed");
         store.order_cut(store.marks().confirmed).expect("ordered");
@@ -130,8 +126,7 @@ fn a_cut_that_was_carried_out_is_not_carried_out_again_whatever_sync_of_a_direct
     let then = |world: &mut World, what: &str| {
         let store = opened(world, what);
         (0..9).for_each(|_| _ = append(&store, "orders", 0, &[b'z'; 9_000], "", Wait::Appended).expect("appended"));
-        store.flush().expect("flushed");
-        store.confirm(store.marks().appended);
+        confirm_all(&store);
     };
     let after = |world: &mut World, what: &str| {
         let store = opened(world, what);
@@ -149,28 +144,18 @@ fn a_directory_that_was_filled_is_not_emptied_again_whatever_sync_of_a_directory
     let master = ours.open();
     let write = |n: usize| {
         (0..n).for_each(|_| _ = append(&master, "orders", 0, &[b'x'; 9_000], "", Wait::Appended).expect("appended"));
-        master.flush().expect("flushed");
-        master.confirm(master.marks().appended);
+        confirm_all(&master);
     };
     write(20);
     let seed = master.seed().expect("seed");
     write(20);
-    let fill = |env: &Env| {
-        let mut filling = Filling::begin(env, &seed.bytes)?;
-        while !filling.filled().is_complete() {
-            let next = filling.filled().next;
-            filling.take(next, &master.range(next, 50_000).expect("readable"))?;
-        }
-        filling.finish()
-    };
     let world = |n| {
         // Longer than the master's log, in segments that lie across those to come.
         let mut world = World::new(n, StoreOptions { segment_bytes: SEGMENT / 2 * 3, ..options.clone() });
         let store = world.open();
         for _ in 0..2 {
             (0..30).for_each(|_| _ = append(&store, "others", 0, &[b'o'; 9_000], "", Wait::Appended).expect("appended"));
-            store.flush().expect("flushed");
-            store.confirm(store.marks().appended);
+            confirm_all(&store);
             store.checkpoint().expect("checkpoint");
         }
         drop(store);
@@ -178,16 +163,15 @@ fn a_directory_that_was_filled_is_not_emptied_again_whatever_sync_of_a_directory
         resync::order(&world.env, SEGMENT).expect("ordered");
         world
     };
-    let first = |world: &mut World| drop(fill(&world.env));
+    let first = |world: &mut World| drop(fill(&world.env, &master, &seed, 50_000));
     let then = |world: &mut World, what: &str| {
-        match fill(&world.env) {
+        match fill(&world.env, &master, &seed, 50_000) {
             Ok(()) | Err(resync::ResyncError::NotOrdered(_)) => {}
             Err(error) => panic!("{what}: {error}"),
         }
         let store = opened(world, what);
         catch_up(&master, &store, 50_000);
-        store.flush().expect("flushed");
-        store.confirm(store.marks().appended);
+        confirm_all(&store);
     };
     let after = |world: &mut World, what: &str| {
         let store = opened(world, what);

@@ -42,7 +42,7 @@ fn change(store: &Store, key: &str, value: Option<&str>) {
     store.append(batch, Wait::Appended).expect("appended");
 }
 
-fn confirm_all(store: &Store) {
+pub(crate) fn confirm_all(store: &Store) {
     store.flush().expect("flushed");
     store.confirm(store.marks().appended);
 }
@@ -134,7 +134,7 @@ fn others(disk: &SimDisk) -> Vec<Option<Vec<u8>>> {
     OTHERS.map(|name| disk.file_bytes(name)).to_vec()
 }
 
-fn fill(env: &Env, master: &Store, seed: &Seed, bytes_max: usize) -> Result<(), ResyncError> {
+pub(crate) fn fill(env: &Env, master: &Store, seed: &Seed, bytes_max: usize) -> Result<(), ResyncError> {
     let mut filling = Filling::begin(env, &seed.bytes)?;
     while !filling.filled().is_complete() {
         let next = filling.filled().next;
