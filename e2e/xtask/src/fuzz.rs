@@ -12,6 +12,9 @@ use std::{
     time::Duration,
 };
 
+/// The decoders' programs, a workspace of its own.
+pub(crate) const MANIFEST: &str = "broker/protocol/fuzz/Cargo.toml";
+
 /// What makes the compiler count which code is reached, and tell what is compared with what.
 const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
      -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing";
@@ -68,7 +71,7 @@ fn build() -> Result<PathBuf> {
     let host = version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV names no host")?;
     let folder = places::target().join("fuzz");
     let mut command = test::cargo();
-    command.args(["build", "--release", "--locked", "--manifest-path", "broker/protocol/fuzz/Cargo.toml"]);
+    command.args(["build", "--release", "--locked", "--manifest-path", MANIFEST]);
     // With a target named, build scripts and macros are compiled without the counters, for which they have no runtime.
     command.args(["--target", host]).env("RUSTFLAGS", COVERAGE).env("CARGO_TARGET_DIR", &folder);
     process::run(&mut command, BUILD)?;

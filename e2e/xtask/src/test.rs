@@ -1,6 +1,6 @@
 //! `cargo xtask test`.
 
-use crate::{places, process, tidy};
+use crate::{fuzz, places, process, tidy};
 use anyhow::{Result, ensure};
 use std::{env, process::Command, time::Duration};
 
@@ -35,8 +35,9 @@ fn passed(printed: &str) -> usize {
 
 pub(crate) fn run() -> Result<()> {
     process::run(cargo().args(["fmt", "--all", "--check"]), Duration::from_secs(120))?;
-    // A workspace of its own.
-    process::run(cargo().args(["fmt", "--check", "--manifest-path", "broker/protocol/fuzz/Cargo.toml"]), Duration::from_secs(120))?;
+    // A workspace of its own, with a lock file of its own.
+    process::run(cargo().args(["fmt", "--check", "--manifest-path", fuzz::MANIFEST]), Duration::from_secs(120))?;
+    process::output(cargo().args(["metadata", "--locked", "--format-version", "1", "--manifest-path", fuzz::MANIFEST]), Duration::from_secs(120))?;
     tidy::run()?;
     if places::has_tool("cargo-deny", "cargo-deny, by `cargo install --locked cargo-deny`")? {
         // Advisories need a data base from the network that may be out of reach: they are no part of this.
