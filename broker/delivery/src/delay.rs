@@ -1,10 +1,12 @@
 //! Delayed messages: each level's queue holds them in the order in which they become due.
 //!
-//! The progress of a level lies in the log right behind the messages it stands for, in the same batch: a crash in between repeats messages at worst.
+//! The progress of a level lies in the log right behind the messages it stands for, in the same batch. Nothing comes between them, so a crash can part them only at the log's
+//! very end. Then the last of the messages is the log's last record; it names the one that had waited, and the next start goes on behind that.
 
 use crate::{
     Counters, Delivery,
     send::{Message, REAL_QUEUE, REAL_TOPIC},
+    topics::SCHEDULE_TOPIC,
 };
 use sluice_env::{
     Monotonic,
@@ -14,8 +16,8 @@ use sluice_protocol::{
     properties,
     record::{RecordError, RecordView},
 };
-use sluice_store::{AppendError, Batch, MetaChange, MetaTable, ReadError, ReadLimits, Store, queue_index::QueueRef};
-use sluice_types::{QueueId, QueueOffset, Topic};
+use sluice_store::{AppendError, Batch, MetaChange, MetaTable, ReadError, ReadLimits, Store, Wait, queue_index::QueueRef};
+use sluice_types::{CommitLogOffset, QueueId, QueueOffset, Topic};
 use std::time::Duration;
 
 /// Most of one batch.
@@ -106,7 +108,7 @@ pub(crate) struct DelayService {
 }
 
 impl DelayService {
-    /// Reads the progress from the log. The error names what cannot be read.
+    /// Reads the progress from the log. The error names what cannot be read, or written.
     pub(crate) fn load(store: &Store, queues: &[QueueRef], delays: &[Duration]) -> Result<Self, String> {
         let mut levels: Vec<Level> = queues
             .iter()
@@ -121,6 +123,13 @@ impl DelayService {
             if let Some(level) = levels.get_mut(number.wrapping_sub(1)) {
                 level.next = QueueOffset(next);
             }
+        }
+        if let Some((number, next)) = cut_move(store)
+            && let Some(level) = levels.get_mut(number.wrapping_sub(1)).filter(|level| level.next < next)
+        {
+            tracing::info!(level = number, %next, "a crash had cut off the end of a batch of delayed messages; it goes on behind the last that is there");
+            level.next = next;
+            level.note(store).map_err(|error| format!("the progress of delayed messages could not be written: {error}"))?;
         }
         Ok(Self { levels })
     }
@@ -139,6 +148,17 @@ impl DelayService {
 }
 
 impl Level {
+    fn progress(&self) -> MetaChange {
+        MetaChange { table: MetaTable::Delay, key: self.number.to_string(), value: Some(self.next.0.to_be_bytes().to_vec()) }
+    }
+
+    /// Writes what a crash has cut off, before anything else can become the log's last record.
+    fn note(&self, store: &Store) -> Result<(), AppendError> {
+        let mut batch = Batch::new();
+        batch.meta(&[self.progress()]).map_err(|error| AppendError::Poisoned(error.to_string()))?;
+        store.append(batch, Wait::Durable).map(drop)
+    }
+
     /// Gives out what is due, as far as the other levels' turn allows; when to look again.
     fn catch_up(&mut self, delivery: &Delivery) -> Option<Duration> {
         for _ in 0..TURNS_MAX {
@@ -227,8 +247,7 @@ impl Level {
     }
 
     fn store(&mut self, delivery: &Delivery, mut batch: Batch, before: QueueOffset, moved: u64) -> Turn {
-        let progress = MetaChange { table: MetaTable::Delay, key: self.number.to_string(), value: Some(self.next.0.to_be_bytes().to_vec()) };
-        let result = match batch.meta(&[progress]) {
+        let result = match batch.meta(&[self.progress()]) {
             Ok(()) => delivery.append(batch),
             Err(error) => Err(AppendError::Poisoned(error.to_string())),
         };
@@ -283,5 +302,24 @@ fn due(delivery: &Delivery, batch: &mut Batch, view: &RecordView<'_>) -> Result<
         body: view.body(),
         properties: own.into(),
     };
-    delivery.push(batch, &queue, &message).map_err(|error: RecordError| error.to_string())
+    delivery.push_copy(batch, &queue, &message, CommitLogOffset(view.log_offset())).map_err(|error: RecordError| error.to_string())
+}
+
+/// Of which level the log's last record was given out, and where that level goes on behind it, if it is such a message: the batch's end was cut off.
+fn cut_move(store: &Store) -> Option<(usize, QueueOffset)> {
+    let last = store.record_at(store.last_inherited()?).ok()?;
+    let last = RecordView::parse(&last).ok()?;
+    let waited = store.record_at(CommitLogOffset::from_wire(last.prepared_transaction_offset())?).ok()?;
+    let waited = RecordView::parse(&waited).ok()?;
+    let number = usize::try_from(waited.queue_id()).ok()? + 1;
+    is_copy(&last, &waited).then(|| (number, QueueOffset(waited.queue_offset()).plus(1)))
+}
+
+/// Whether a record is the message, given out, that had waited in the other.
+fn is_copy(record: &RecordView<'_>, waited: &RecordView<'_>) -> bool {
+    let of = |view: &RecordView<'_>, name| properties::get(view.user_properties(), name).map(str::to_owned);
+    waited.topic() == SCHEDULE_TOPIC
+        && of(waited, REAL_TOPIC).as_deref() == Some(record.topic())
+        && record.body_crc() == waited.body_crc()
+        && of(record, properties::UNIQUE_KEY) == of(waited, properties::UNIQUE_KEY)
 }

@@ -299,7 +299,7 @@ impl Delivery {
 
     /// The answer to an offset outside the queue's bounds.
     fn moved(&self, work: &PullWork, offset: i64) -> Option<PullOutcome> {
-        let (next, remark) = moved_to(work.queue.visible(), offset)?;
+        let (next, remark) = moved_to(work.queue.visible(), work.queue.next_offset(), offset)?;
         Some(self.sent_to(work, remark, next))
     }
 
@@ -396,10 +396,12 @@ impl Delivery {
     }
 }
 
-/// Where a pull from an offset outside the queue's bounds goes on, and why in upstream's words.
-fn moved_to(bounds: QueueBounds, offset: i64) -> Option<(QueueOffset, &'static str)> {
+/// Where a pull from an offset outside the queue's bounds goes on, and why in upstream's words. Up to `end` there are messages that are not shown yet: a replica may have
+/// shown them to this consumer already, for it is told what is confirmed before it is shown here. They are waited for, and not read again.
+fn moved_to(bounds: QueueBounds, end: QueueOffset, offset: i64) -> Option<(QueueOffset, &'static str)> {
     match QueueOffset::from_wire(offset) {
         Some(QueueOffset::ZERO) if bounds.max == QueueOffset::ZERO => None,
+        Some(offset) if (bounds.max..=end).contains(&offset) => None,
         _ if bounds.max == QueueOffset::ZERO => Some((QueueOffset::ZERO, "NO_MESSAGE_IN_QUEUE")),
         None => Some((bounds.min, "OFFSET_TOO_SMALL")),
         Some(offset) if offset < bounds.min => Some((bounds.min, "OFFSET_TOO_SMALL")),

@@ -13,7 +13,7 @@ use sluice_protocol::{
     record::{CRC_PROPERTY_BYTES, RecordError, RecordFields, sys_flag},
 };
 use sluice_store::{AppendError, Batch, Late, Placed, Rule, Wait, queue_index::QueueRef};
-use sluice_types::{Group, QueueOffset, Topic};
+use sluice_types::{CommitLogOffset, Group, QueueOffset, Topic};
 use std::{borrow::Cow, net::SocketAddr};
 use thiserror::Error;
 
@@ -329,6 +329,11 @@ impl Delivery {
 
     /// Encodes a message for a queue.
     pub(crate) fn push(&self, batch: &mut Batch, queue: &QueueRef, message: &Message<'_>) -> Result<(), RecordError> {
+        self.push_copy(batch, queue, message, CommitLogOffset::ZERO)
+    }
+
+    /// The same for a message that lies in the log already, at `of`.
+    pub(crate) fn push_copy(&self, batch: &mut Batch, queue: &QueueRef, message: &Message<'_>, of: CommitLogOffset) -> Result<(), RecordError> {
         let fields = RecordFields {
             topic: queue.topic().as_str(),
             queue_id: queue.id().to_wire(),
@@ -338,7 +343,7 @@ impl Delivery {
             born_host: message.born_host,
             store_host: self.options().store_host,
             reconsume_times: message.reconsume_times,
-            prepared_transaction_offset: 0,
+            prepared_transaction_offset: of.to_wire(),
             body: message.body,
             properties: &message.properties,
         };

@@ -175,6 +175,10 @@ impl Plan {
         let Some(mends) = self.begin(world, kind, open.is_empty())? else { return Ok(false) };
         tracing::info!(at = ?world.sim.now(), name, "fault");
         world.history.op(begun, 0, None, What::FaultBegin { name: name.clone() });
+        if mends.is_empty() {
+            // Over as soon as it is done. Left open, it would be the cause of all that comes after it.
+            world.history.note(What::FaultEnd { name: name.clone() });
+        }
         for (after, mend) in mends {
             open.push(Broken { until: world.sim.now() + after, kind, name: name.clone(), mend });
         }

@@ -175,6 +175,12 @@ impl CommitLog {
         }
     }
 
+    /// How much of the last segment is filled.
+    pub(crate) fn filled(&self) -> u64 {
+        let base = self.segments.read().last().map_or(0, |segment| segment.base);
+        self.marks.appended().0.saturating_sub(base)
+    }
+
     pub(crate) fn segments(&self) -> Vec<Arc<Segment>> {
         self.segments.read().clone()
     }

@@ -13,6 +13,7 @@ pub mod key_index;
 mod latency;
 mod maintenance;
 mod mmap;
+mod prepare;
 pub mod queue_index;
 mod read;
 mod recovery;

@@ -1,7 +1,13 @@
 //! Work beside the write path: the next segment made ready, checkpoints, retention and disk space on one thread; the deadlines of waiters on another, which never touches
 //! the disk.
 
-use crate::{FlushMode, commit_log::CommitLog, recovery, segment, store::Shared};
+use crate::{
+    FlushMode,
+    commit_log::CommitLog,
+    prepare::{self, Preparing, Progress},
+    recovery,
+    store::Shared,
+};
 use sluice_env::{
     Monotonic,
     sync::{Condvar, Mutex},
@@ -13,6 +19,8 @@ use std::{
 };
 
 const TICK: Duration = Duration::from_millis(100);
+/// Between two pieces of the next segment, in which the log's own syncs have the disk.
+const BETWEEN_PIECES: Duration = Duration::from_millis(2);
 const SPACE_EVERY: Duration = Duration::from_secs(1);
 /// How often the pages mapped by readers are given back.
 const RELEASE_EVERY: Duration = Duration::from_secs(2);
@@ -39,6 +47,8 @@ pub(crate) struct Maintenance {
 struct State {
     woken: bool,
     stopped: bool,
+    /// How many segments have been begun.
+    begun: u64,
 }
 
 impl Maintenance {
@@ -54,9 +64,24 @@ impl Maintenance {
 
     /// Tells that a segment was begun, so that the next is made ready.
     pub(crate) fn wake(&self) {
+        let mut state = self.state.lock();
+        state.woken = true;
+        state.begun += 1;
         self.prepared.store(false, Ordering::SeqCst);
-        self.state.lock().woken = true;
+        drop(state);
         self.changed.notify_all();
+    }
+
+    fn begun(&self) -> u64 {
+        self.state.lock().begun
+    }
+
+    /// The next segment was ready when so many had been begun; whether it still is if one more has been is seen at the next look.
+    fn note_prepared(&self, begun: u64) {
+        let state = self.state.lock();
+        if state.begun == begun {
+            self.prepared.store(true, Ordering::SeqCst);
+        }
     }
 
     pub(crate) fn stop(&self) {
@@ -91,10 +116,10 @@ impl Maintenance {
         !state.stopped
     }
 
-    fn wait(&self) -> bool {
+    fn wait(&self, timeout: Duration) -> bool {
         let mut state = self.state.lock();
-        if !state.woken && !state.stopped {
-            self.changed.wait_for(&mut state, TICK);
+        if !state.woken && !state.stopped && !timeout.is_zero() {
+            self.changed.wait_for(&mut state, timeout);
         }
         state.woken = false;
         !state.stopped
@@ -115,8 +140,9 @@ impl Shared {
         let interval = self.options.checkpoint_interval;
         let checkpoint_after = if self.not_checkpointed() > MUCH_READ_BYTES { interval.min(CHECKPOINT_AFTER_MUCH_READ) } else { interval };
         let mut timers = Timers { space: opened, release: opened, retention: opened, checkpoint: opened, checkpoint_after };
-        while self.maintenance.wait() {
-            self.maintain(&mut timers);
+        let (mut preparing, mut pause) = (None, TICK);
+        while self.maintenance.wait(pause) {
+            pause = self.maintain(&mut timers, &mut preparing);
         }
         if self.maintenance.is_abandoned() {
             return;
@@ -137,7 +163,8 @@ impl Shared {
         }
     }
 
-    fn maintain(&self, timers: &mut Timers) {
+    /// Does what is due, and says when to look again.
+    fn maintain(&self, timers: &mut Timers, preparing: &mut Option<Preparing>) -> Duration {
         let now = self.env.clock.monotonic();
         if now.since(timers.space) >= SPACE_EVERY {
             timers.space = now;
@@ -147,9 +174,10 @@ impl Shared {
             timers.release = now;
             self.log.segments().iter().for_each(|s| s.release_pages());
         }
-        if !self.maintenance.is_prepared() && self.disk_full.lock().is_none() {
-            self.prepare_segment();
-        }
+        let pause = match !self.maintenance.is_prepared() && self.disk_full.lock().is_none() {
+            true => self.prepare_segment(preparing),
+            false => TICK,
+        };
         if self.queues.in_memory_entries() > ENTRIES_IN_MEMORY_MAX
             && let Err(e) = self.queues.spill()
         {
@@ -171,6 +199,7 @@ impl Shared {
                 tracing::warn!(error = %e, "old segments could not be removed; they are tried again");
             }
         }
+        pause
     }
 
     /// Bytes of log that the next opening would read.
@@ -188,12 +217,16 @@ impl Shared {
         }
     }
 
-    fn prepare_segment(&self) {
-        let prewrite = self.options.flush == FlushMode::Sync;
-        match segment::prepare(&*self.env.disk, self.log.segment_bytes, prewrite) {
-            Ok(()) => self.maintenance.prepared.store(true, Ordering::SeqCst),
+    fn prepare_segment(&self, preparing: &mut Option<Preparing>) -> Duration {
+        let (prewrite, begun) = (self.options.flush == FlushMode::Sync, self.maintenance.begun());
+        match prepare::step(preparing, &*self.env.disk, self.log.segment_bytes, prewrite, self.log.filled()) {
+            Ok(Progress::Ready) => self.maintenance.note_prepared(begun),
+            Ok(Progress::Behind { by_much: true }) => return Duration::ZERO,
+            Ok(Progress::Behind { by_much: false }) => return BETWEEN_PIECES,
+            Ok(Progress::Ahead) => {}
             Err(e) => tracing::debug!(error = %e, "the next segment could not be made ready"),
         }
+        TICK
     }
 
     /// Refuses writes before the disk is full, and takes them again as soon as there is space.

@@ -54,6 +54,17 @@ pub(crate) fn epoch_change(epoch: u64) -> MetaChange {
     MetaChange { table: MetaTable::Store, key: format!("{EPOCH}{epoch:020}"), value: Some(Vec::new()) }
 }
 
+/// Whether a record says that an epoch begins, and nothing else. What was cut off before it is looked for by whoever leads next, and he may come to nothing too: the last
+/// record that counts is the one before.
+pub(crate) fn begins_epoch(view: &RecordView<'_>) -> bool {
+    view.topic() == batch::META_TOPIC && batch::decode_changes(view.body()).is_some_and(|changes| only_epochs(&changes))
+}
+
+/// Whether changes say nothing but that epochs begin.
+pub(crate) fn only_epochs(changes: &[MetaChange]) -> bool {
+    changes.iter().all(|change| change.table == MetaTable::Store && change.key.starts_with(EPOCH))
+}
+
 /// The epochs that have begun, each with the place of its first record.
 pub(crate) fn epochs(meta: &Meta) -> Vec<(u64, CommitLogOffset)> {
     let begin = (MetaTable::Store, EPOCH.to_owned());
@@ -204,16 +215,22 @@ pub(crate) fn open(env: &Env, options: &StoreOptions, progress: &RecoveryProgres
     let confirmed = if replicated { base.checkpointed } else { u64::MAX };
     let log = CommitLog::new(disk.clone(), segment_bytes, prewritten, segments, Watermarks::new(min, end, confirmed));
     let Base { queues, keys, meta, checkpointed, .. } = base;
-    let last_record = last_record.or_else(|| last_of_queues(&queues, end));
+    let last_record = last_record.or_else(|| last_of_queues(&queues, &log, end));
     Ok(Recovered { log, queues, keys, meta, flush_mark, newest_ms, last_record, checkpointed, hidden, unconfirmed, lost, identity, lock })
 }
 
-/// Where the record begins that ends at `end`, if it lies in a queue. With nothing behind the checkpoint the log's last record is not read again, but it is the last
-/// of its queue too.
-fn last_of_queues(queues: &QueueIndex, end: u64) -> Option<u64> {
+/// Where the record begins that ends at `end`, but for begins of epochs, if it lies in a queue. With nothing behind the checkpoint the log's last record is not read again,
+/// but it is the last of its queue too.
+fn last_of_queues(queues: &QueueIndex, log: &CommitLog, end: u64) -> Option<u64> {
     // An entry that cannot be read now is told when somebody asks for it.
     let newest = queues.newest().ok().flatten()?;
-    (newest.log_offset.checked_add(u64::from(newest.size)) == Some(end)).then_some(newest.log_offset)
+    let mut at = newest.log_offset.checked_add(u64::from(newest.size))?;
+    while at < end {
+        let bytes = log.record_bytes(at).ok()?;
+        RecordView::checked(&bytes).ok().filter(begins_epoch)?;
+        at += bytes.len() as u64;
+    }
+    (at == end).then_some(newest.log_offset)
 }
 
 /// Identity and segment size, fixed when the directory is made: magic 8 · id 16 · segment bytes 8 · CRC-32 4.
@@ -434,7 +451,9 @@ impl Scan<'_> {
                     let offset = from + at as u64;
                     let Some(view) = whole(&bytes[at..], offset) else { return Ok(offset) };
                     self.dispatch(&view, offset)?;
-                    self.last_record = Some(offset);
+                    if !begins_epoch(&view) {
+                        self.last_record = Some(offset);
+                    }
                     at += view.bytes().len();
                     self.progress.read.store(offset + view.bytes().len() as u64 - self.base.dispatched, Relaxed);
                 }

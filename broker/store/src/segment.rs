@@ -9,10 +9,10 @@ use std::{io, sync::Arc};
 /// Directory of the segments.
 pub(crate) const DIRECTORY: &str = "commitlog";
 /// A segment made ready for the next roll.
-const PREPARED: &str = "commitlog/next";
+pub(crate) const PREPARED: &str = "commitlog/next";
 /// A segment being made ready. It gets the name above when it is whole: the writer, which takes whatever has that name, must never meet a file that is still
 /// being zeroed.
-const PREPARING: &str = "commitlog/next.new";
+pub(crate) const PREPARING: &str = "commitlog/next.new";
 /// A segment being made by the writer itself, because none was ready.
 const MAKING: &str = "commitlog/now.new";
 /// How much is zeroed at a time.
@@ -100,33 +100,25 @@ impl Segment {
     }
 }
 
-/// Makes the next segment's file ready ahead of time: space reserved, and written once (`prewrite`), because overwriting written blocks syncs in about half the
-/// time of writing fresh ones.
-pub(crate) fn prepare(disk: &dyn Disk, bytes: u64, prewrite: bool) -> io::Result<()> {
-    if disk.open(PREPARED, OpenMode::Read).and_then(|f| f.len()).is_ok_and(|len| len == bytes) {
-        return Ok(());
-    }
-    let file = make(disk, PREPARING, bytes, if prewrite { bytes } else { 0 });
-    file.and_then(|_| disk.rename(PREPARING, PREPARED))
-}
-
-fn make(disk: &dyn Disk, name: &str, bytes: u64, prewritten: u64) -> io::Result<Arc<dyn File>> {
+/// Makes a file of that size whose space is reserved, so that writing it can't fail for want of space.
+pub(crate) fn reserve(disk: &dyn Disk, name: &str, bytes: u64) -> io::Result<Arc<dyn File>> {
     let file = disk.open(name, OpenMode::Create)?;
-    match fill(&*file, bytes, prewritten) {
+    match file.set_len(0).and_then(|()| file.allocate(bytes)) {
         Ok(()) => Ok(file),
-        Err(e) => {
-            // Leave no half-made file in a full disk's way.
-            let _ = disk.remove(name);
-            Err(e)
-        }
+        Err(error) => give_up(disk, name, error),
     }
 }
 
-fn fill(file: &dyn File, bytes: u64, prewritten: u64) -> io::Result<()> {
-    file.set_len(0)?;
-    file.allocate(bytes)?;
-    zero(file, 0, prewritten)?;
-    file.sync_data()
+/// Leaves no half-made file in a full disk's way.
+pub(crate) fn give_up<T>(disk: &dyn Disk, name: &str, error: io::Error) -> io::Result<T> {
+    let _ = disk.remove(name);
+    Err(error)
+}
+
+/// Makes a segment's file at once, of which the first `prewritten` bytes are written.
+fn make(disk: &dyn Disk, bytes: u64, prewritten: u64) -> io::Result<()> {
+    let file = reserve(disk, MAKING, bytes)?;
+    zero(&*file, 0, prewritten).and_then(|()| file.sync_data()).or_else(|error| give_up(disk, MAKING, error))
 }
 
 /// Writes zeros from `from` to `to`.
@@ -159,7 +151,7 @@ pub(crate) fn recycle(disk: &dyn Disk, base: u64) -> io::Result<()> {
 pub(crate) fn create(disk: &dyn Disk, base: u64, bytes: u64, prewritten: u64) -> io::Result<Arc<dyn File>> {
     let ready = disk.open(PREPARED, OpenMode::Read).and_then(|f| f.len()).is_ok_and(|len| len == bytes);
     if !ready {
-        make(disk, MAKING, bytes, prewritten)?;
+        make(disk, bytes, prewritten)?;
     }
     disk.change_names(DIRECTORY, || disk.rename(if ready { PREPARED } else { MAKING }, &name(base)))?;
     disk.open(&name(base), OpenMode::Write)

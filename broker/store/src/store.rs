@@ -211,7 +211,7 @@ impl Store {
     }
 
     /// The last record that was there before this broker's own first one, when the store was opened or when its epoch began: the only one whose batch a crash, or the end
-    /// of another master, may have cut short. `None` when the log was empty, or ended with metadata that the checkpoint had taken in.
+    /// of another master, may have cut short. Records that say no more than that an epoch begins do not count: who wrote them may have come no further. `None` when the log was empty, or ended with metadata that the checkpoint had taken in.
     #[must_use]
     pub fn last_inherited(&self) -> Option<CommitLogOffset> {
         *self.shared.last_inherited.lock()

@@ -399,6 +399,11 @@ impl Shared {
                 if job.batch.only_metadata() || self.maintenance.is_prepared() { 0 } else { METADATA_RESERVE_BYTES.min(self.log.segment_bytes as usize / 8) };
             if !self.log.fits(&turn.tail, turn.staging.len() + job.batch.bytes(), reserve) {
                 self.write_staged(turn);
+                // The log ends in the middle of what could not be written: nothing goes behind it.
+                if let Some(why) = self.writer.poison_error() {
+                    (job.done)(Err(why));
+                    continue;
+                }
                 if let Err(why) = self.log.make_room(&mut turn.tail, job.batch.bytes(), reserve) {
                     self.no_room(&why);
                     (job.done)(Err(why));

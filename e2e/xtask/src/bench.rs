@@ -4,11 +4,13 @@
 //! | --- | --- |
 //! | `bench/alone.rs` | figures of Sluice that have no peer: starts, memory, backlog, many topics |
 //! | `bench/ceilings.rs` | measures the disk's syncs and the loopback's round trips |
+//! | `bench/pages.rs` | fills the memory before each turn |
 //! | `bench/replicated.rs` | with `--replicas`: one broker, a group of several, and RocketMQ with a slave; how a replica catches up |
 //! | `bench/report.rs` | docs/benchmark.md and its plot |
 
 mod alone;
 mod ceilings;
+mod pages;
 mod replicated;
 mod report;
 
@@ -122,7 +124,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if let Some(replicas) = arguments.replicas {
         return replicated::run(arguments, replicas, &binary, folder.path());
     }
-    let mut table = Table::new(&SETTINGS);
+    let (mut table, mut pages) = (Table::new(&SETTINGS), Pages::new(folder.path().to_owned()));
     for round in 1..=arguments.rounds {
         // Between the brokers' turns, not once: a shared disk is not the same every minute.
         let ceilings = ceilings::measure(folder.path())?;
@@ -133,6 +135,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         table.ceilings.push(ceilings);
         for sync_flush in [true, false] {
             for is_peer in [false, true] {
+                pages.fill()?;
                 let place = Place::new(folder.path(), &format!("{round}-{sync_flush}-{is_peer}"))?;
                 turn(arguments, &binary, &place.0, sync_flush, is_peer, &mut table)?;
             }

@@ -1,11 +1,11 @@
 //! What messages of a topic wait for, by its attributes and by the broker's own rule.
 
 use crate::{
-    bench::{Bench, group, message, topic},
+    bench::{Bench, group, message, pull_of, topic},
     transactions::{half, visible},
 };
 use sluice_delivery::{
-    SendError, SendReceipt, SendRequest, TopicConfig, TopicError, Verdict,
+    PullStatus, SendError, SendReceipt, SendRequest, TopicConfig, TopicError, Verdict,
     durability::{FLUSH, REPLICATION},
 };
 use sluice_env::{Monotonic, sim};
@@ -129,6 +129,21 @@ fn each_topic_of_a_group_waits_for_the_other_brokers_or_not_as_it_says() {
         confirm(&bench);
         assert!(is_acknowledged(&answers[2]));
         assert_eq!(shown(&bench, "logs"), ["1"]);
+    }
+}
+
+/// A replica is told what is confirmed before its master shows it, and may have given it already to a consumer that goes on here. It was sent back, and read it again.
+#[test]
+fn what_is_stored_and_not_shown_yet_is_waited_for_and_not_read_again() {
+    let bench = master(FlushMode::Sync, true);
+    put(&bench, "orders", &[]).expect("made");
+    for (shown, end) in [(0, 1), (1, 2)] {
+        let sent = send(&bench, message("orders", "1"));
+        let (ahead, beyond) = (bench.pull(pull_of("orders", end)).expect("answered"), bench.pull(pull_of("orders", end + 1)).expect("answered"));
+        assert_eq!((ahead.status, ahead.next.0), (PullStatus::NoNewMessage, end as u64));
+        assert_eq!((beyond.status, beyond.next.0), (PullStatus::OffsetMoved, shown));
+        confirm(&bench);
+        assert!(is_acknowledged(&sent));
     }
 }
 

@@ -4,6 +4,7 @@
 mod bench;
 mod crashing;
 mod delayed;
+mod delayed_crashing;
 mod durability;
 mod ending;
 mod groups;

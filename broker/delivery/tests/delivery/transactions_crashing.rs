@@ -17,7 +17,7 @@ const SEGMENT: &str = "commitlog/00000000000000000000";
 const GIVEN_UP: &str = "TRANS_CHECK_MAX_TIME_TOPIC";
 
 /// Nothing is flushed by itself, so that the log may end anywhere.
-fn unflushed() -> StoreOptions {
+pub(crate) fn unflushed() -> StoreOptions {
     StoreOptions {
         segment_bytes: 256 << 10,
         flush: FlushMode::Async { interval: Duration::from_secs(3600) },
@@ -27,7 +27,7 @@ fn unflushed() -> StoreOptions {
     }
 }
 
-fn open_unflushed(disk: SimDisk, clock: SimClock) -> Bench {
+pub(crate) fn open_unflushed(disk: SimDisk, clock: SimClock) -> Bench {
     Bench::open_with(disk, clock, unflushed(), |options| {
         options.transaction_check_max = 1;
         options.transaction_check_interval = Duration::from_secs(6);
@@ -35,7 +35,7 @@ fn open_unflushed(disk: SimDisk, clock: SimClock) -> Bench {
 }
 
 /// The disk of a machine that died when the log had come just so far.
-fn cut(disk: &SimDisk, at: u64) -> SimDisk {
+pub(crate) fn cut(disk: &SimDisk, at: u64) -> SimDisk {
     let cut = disk.kill();
     let file = cut.open(SEGMENT, OpenMode::Write).expect("there");
     let rest = file.len().expect("known") - at;
@@ -49,14 +49,14 @@ fn bytes_of(receipt: &SendReceipt) -> Range<u64> {
 }
 
 /// Each record's first and last bytes, and every seventh between.
-fn points(range: &Range<u64>) -> Vec<u64> {
+pub(crate) fn points(range: &Range<u64>) -> Vec<u64> {
     let mut points: Vec<u64> = range.clone().step_by(7).chain([range.start + 1, range.end - 1, range.end]).collect();
     points.sort_unstable();
     points.dedup();
     points
 }
 
-fn stop(bench: &Bench) {
+pub(crate) fn stop(bench: &Bench) {
     bench.delivery.close();
     bench.store.close();
 }

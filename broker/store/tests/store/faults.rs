@@ -178,3 +178,27 @@ fn after_close_every_append_is_refused() {
     store.close();
     assert_eq!(append(&store, "orders", 0, b"late", "", Wait::Durable), Err(AppendError::Stopped));
 }
+
+/// The segment's end was filled up behind what had not been written, and the log went on as if nothing had happened.
+#[test]
+fn nothing_is_put_behind_what_could_not_be_written_also_where_the_segment_ends() {
+    let world = World::new(7, sync_options());
+    let store = world.open();
+    let before = store.marks().appended;
+    world.disk.inject(Fault::once(Op::Write, FaultKind::Eio).on("commitlog/0"));
+    let (send, receive) = mpsc::channel();
+    store.corked(|| {
+        // Two fit into the segment, and the third does not.
+        for i in 0..3u8 {
+            let mut batch = Batch::new();
+            push(&mut batch, &store, "orders", 0, &vec![i; SEGMENT_BYTES as usize * 3 / 8], "");
+            let send = send.clone();
+            store.submit(batch, Wait::Durable, Box::new(move |result| send.send(result).expect("receiver lives")));
+        }
+    });
+    for _ in 0..3 {
+        let result = receive.recv_timeout(Duration::from_secs(10)).expect("each is answered");
+        assert!(matches!(result, Err(AppendError::Poisoned(_))), "{result:?}");
+    }
+    assert_eq!(store.marks().appended, before);
+}

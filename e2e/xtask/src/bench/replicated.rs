@@ -1,7 +1,7 @@
 //! What replication costs, and what a replica that comes back does to the others.
 
 use super::{
-    Arguments, Contender, Place, Setting, generate, loads, one_by_one,
+    Arguments, Contender, Pages, Place, Setting, generate, loads, one_by_one,
     report::{Measured, times, word},
 };
 use crate::{
@@ -54,9 +54,10 @@ impl CatchUp {
 }
 
 pub(super) fn run(arguments: &Arguments, replicas: u32, binary: &Path, folder: &Path) -> Result<()> {
-    let mut runs = Runs::default();
+    let (mut runs, mut pages) = (Runs::default(), Pages::new(folder.to_owned()));
     for round in 1..=arguments.rounds {
         for (side, name) in NAMES.into_iter().enumerate() {
+            pages.fill()?;
             let place = Place::new(folder, &format!("{round}-{side}"))?;
             let contender = match side {
                 0 => Contender::sluice(binary, &place.0, true)?,
@@ -67,6 +68,7 @@ pub(super) fn run(arguments: &Arguments, replicas: u32, binary: &Path, folder: &
         }
     }
     let medians = medians(&runs).context("no round was measured: --rounds 0")?;
+    pages.fill()?;
     let place = Place::new(folder, "catch-up")?;
     let caught_up = catch_up(arguments, replicas, binary, &place.0, medians[0][1].rate / 2.0)?;
     write(&places::root().join("docs/benchmark-replicated.md"), &markdown(arguments, replicas, &medians, &caught_up)?)
@@ -176,8 +178,8 @@ fn markdown(arguments: &Arguments, replicas: u32, medians: &[[Measured; NAMES.le
         "# Benchmark of a replicating group\n\
          Made by `cargo xtask bench --replicas {replicas} --rounds {rounds} --seconds {seconds} --catch-up-gib {catch_up_gib}`; do not edit. In turn: one Sluice broker\n\
          alone, a Sluice group of {members} members that are all in sync, and Apache RocketMQ 5.5.0 as SYNC_MASTER with one SLAVE and inSyncReplicas=2 (with the\n\
-         default of 1 its master waits for nobody). All flush synchronously, each was freshly started and warmed up for ten seconds, and the median of {rounds} rounds\n\
-         counts. A member of the Sluice group has flushed a message before it is acknowledged; RocketMQ's slave has received it.\n\n\
+         default of 1 its master waits for nobody). All flush synchronously, each was freshly started on a machine whose memory is full of older pages and warmed up for ten\n\
+         seconds, and the median of {rounds} rounds counts. A member of the Sluice group has flushed a message before it is acknowledged; RocketMQ's slave has received it.\n\n\
          **All of it shares one machine with {processors} processors and one disk**: every broker, etcd, the name servers and the load generator. Replicas on machines of\n\
          their own do their work beside the master's; here they take turns with it, so the group's part of the single broker's rate is the least it comes to,\n\
          less the network.\n\n\

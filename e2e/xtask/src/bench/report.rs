@@ -91,7 +91,7 @@ fn markdown(rows: &[Row], ceilings: &Ceilings, figures: &[Figure], rounds: u32, 
     let mut text = format!(
         "# Benchmark\n\
          Made by `cargo xtask bench --rounds {rounds} --seconds {seconds}`; do not edit. Sluice and Apache RocketMQ 5.5.0 in turn on one machine with {processors}\n\
-         processors, broker and load generator together, each broker freshly started and warmed up for ten seconds; the median of {rounds} rounds. Both answer\n\
+         processors, broker and load generator together, each broker freshly started while memory was full of older pages and warmed up for ten seconds; the median of {rounds} rounds. Both answer\n\
          the same generator (`sluice bench produce`), which speaks the official protocol.\n\n\
          ![messages per second](benchmark.svg)\n\n\
          | load | Sluice messages/s | p50 | p99 | RocketMQ messages/s | p50 | p99 | ratio | goal |\n\

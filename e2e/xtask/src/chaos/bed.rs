@@ -253,8 +253,9 @@ impl Mover {
         // The machine may have another address by now.
         let shown = process::output(Command::new("ip").args(["-n", namespace, "-4", "-br", "addr", "show", "dev", "eth0"]), DEADLINE)?;
         let address = shown.split_whitespace().find_map(|word| word.strip_suffix("/24")).map_or_else(|| first.to_string(), str::to_owned);
+        // In one step and with the chain kept: nobody is led to neither.
         let rules = format!(
-            "add table ip service\ndelete table ip service\ntable ip service {{\nchain o {{ type nat hook output priority -100; ip daddr {SERVICE} dnat to {address}; }}\n}}\n"
+            "table ip service {{\nchain o {{ type nat hook output priority -100; }}\n}}\nflush chain ip service o\nadd rule ip service o ip daddr {SERVICE} dnat to {address}\n"
         );
         nft(Command::new("ip").args(["netns", "exec", &self.clients]), &rules)
     }
