@@ -24,6 +24,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use clap::Args;
+use pages::Pages;
 use report::{Measured, Table};
 use std::{
     path::{Path, PathBuf},
