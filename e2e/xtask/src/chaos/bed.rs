@@ -121,7 +121,7 @@ impl Bed {
     pub(super) fn readdress(&mut self, place: Place) -> Result<()> {
         let old = self.address(place);
         let first = place.first_address();
-        let new = if old == first { Ipv4Addr::from(u32::from(first) + 40) } else { first };
+        let new = if old == first { second_address(first) } else { first };
         let own = self.namespace(place);
         ip(&["-n", &own, "addr", "del", &format!("{old}/24"), "dev", "eth0"])?;
         ip(&["-n", &own, "addr", "add", &format!("{new}/24"), "dev", "eth0"])?;
@@ -242,28 +242,51 @@ pub(super) struct Mover {
 impl Mover {
     /// The address leads to that broker from now on.
     pub(super) fn move_service(&self, to: usize, is_ordered: bool) -> Result<()> {
-        self.lead_to(&self.brokers[to])?;
+        let now = self.lead_to(&self.brokers[to])?;
         if self.manner == Manner::Kept || is_ordered {
             return Ok(());
+        }
+        // None of those to the new one: what it answers would find nobody.
+        for address in self.brokers.iter().flat_map(|(_, first)| [*first, second_address(*first)]).filter(|address| *address != now) {
+            forget(&self.clients, address)?;
         }
         reset(&self.clients)
     }
 
-    fn lead_to(&self, (namespace, first): &(String, Ipv4Addr)) -> Result<()> {
+    /// Comes back with where it is.
+    fn lead_to(&self, (namespace, first): &(String, Ipv4Addr)) -> Result<Ipv4Addr> {
         // The machine may have another address by now.
         let shown = process::output(Command::new("ip").args(["-n", namespace, "-4", "-br", "addr", "show", "dev", "eth0"]), DEADLINE)?;
-        let address = shown.split_whitespace().find_map(|word| word.strip_suffix("/24")).map_or_else(|| first.to_string(), str::to_owned);
+        let address = shown.split_whitespace().find_map(|word| word.strip_suffix("/24")?.parse().ok()).unwrap_or(*first);
         // In one step and with the chain kept: nobody is led to neither.
         let rules = format!(
             "table ip service {{\nchain o {{ type nat hook output priority -100; }}\n}}\nflush chain ip service o\nadd rule ip service o ip daddr {SERVICE} dnat to {address}\n"
         );
-        nft(Command::new("ip").args(["netns", "exec", &self.clients]), &rules)
+        nft(Command::new("ip").args(["netns", "exec", &self.clients]), &rules)?;
+        Ok(address)
     }
+}
+
+/// Where a machine is in place of its first address.
+fn second_address(first: Ipv4Addr) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(first) + 40)
 }
 
 /// Resets what is open from there to the group's address.
 fn reset(clients: &str) -> Result<()> {
     process::output(Command::new("ss").args(["-t", "-N", clients, "-H", "-K", "dst", &SERVICE.to_string()]), DEADLINE).map(drop)
+}
+
+/// Forgets which connections were led to that address. A later one from the same port would be led there too, and hang if nobody answers there.
+fn forget(clients: &str, address: Ipv4Addr) -> Result<()> {
+    let (service, address) = (SERVICE.to_string(), address.to_string());
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", clients, "conntrack", "-D", "-d", &service, "-r", &address]).stderr(Stdio::null());
+    let (text, status) = process::run_and_keep_all(&mut command, DEADLINE, false);
+    let status = status?;
+    // It says 1 where there was nothing to forget.
+    ensure!(matches!(status.code(), Some(0 | 1)), "conntrack could not forget connections: {status}\n{text}");
+    Ok(())
 }
 
 /// Has nft, which the command runs, do this.
@@ -321,6 +344,7 @@ pub(super) fn possible() -> Result<bool> {
         ("tc", "iproute2"),
         ("ss", "iproute2"),
         ("nft", "nftables"),
+        ("conntrack", "conntrack"),
         ("etcd", "etcd-server"),
         ("mkfs.ext4", "e2fsprogs"),
         ("mount", "mount"),
