@@ -246,8 +246,9 @@ impl Mover {
         if self.manner == Manner::Kept || is_ordered {
             return Ok(());
         }
-        // None of those to the new one: what it answers would find nobody.
-        for address in self.brokers.iter().flat_map(|(_, first)| [*first, second_address(*first)]).filter(|address| *address != now) {
+        // None of those to the new one: what it answers would find nobody. The second addresses later: the old master is seldom there.
+        let firsts = self.brokers.iter().map(|(_, first)| *first);
+        for address in firsts.clone().chain(firsts.map(second_address)).filter(|address| *address != now) {
             forget(&self.clients, address)?;
         }
         reset(&self.clients)
