@@ -446,9 +446,8 @@ impl Shared {
         self.writer.counters.bytes.fetch_add(range.len() as u64, Ordering::Relaxed);
         for record in records {
             turn.newest_ms = turn.newest_ms.max(record.store_timestamp);
-            match &record.what {
-                What::Metadata(changes) if recovery::only_epochs(changes) => {}
-                _ => turn.last_record = Some(record.at),
+            if !matches!(&record.what, What::Metadata(changes) if recovery::only_epochs(changes)) {
+                turn.last_record = Some(record.at);
             }
             match record.what {
                 What::Message(pending) => drop(self.enter(turn, &pending, record.at, record.store_timestamp)),

@@ -4,7 +4,7 @@
 //! disk busy for as long as they take, and the log's own syncs wait behind them; so they go a little at a time.
 
 use crate::segment;
-use sluice_env::{Disk, File, OpenMode};
+use sluice_env::{Disk, File};
 use std::{io, sync::Arc};
 
 /// Zeros that are written and synced at a time.
@@ -15,7 +15,6 @@ const LEAD_BYTES: u64 = 8 << 20;
 /// The segment that comes next while it is not ready.
 pub(crate) struct Preparing {
     file: Arc<dyn File>,
-    bytes: u64,
     /// How much of it is written.
     done: u64,
 }
@@ -34,7 +33,7 @@ pub(crate) enum Progress {
 /// Takes the preparation a piece further; the segment before is filled to `filled` bytes of `bytes`. After an error the next call begins anew.
 pub(crate) fn step(preparing: &mut Option<Preparing>, disk: &dyn Disk, bytes: u64, prewrite: bool, filled: u64) -> io::Result<Progress> {
     // A recycled one may have come meanwhile.
-    if disk.open(segment::PREPARED, OpenMode::Read).and_then(|file| file.len()).is_ok_and(|len| len == bytes) {
+    if segment::is_prepared(disk, bytes) {
         *preparing = None;
         return Ok(Progress::Ready);
     }
@@ -64,7 +63,7 @@ fn wanted(filled: u64, bytes: u64) -> u64 {
 impl Preparing {
     fn begin(disk: &dyn Disk, bytes: u64) -> io::Result<Self> {
         let file = segment::reserve(disk, segment::PREPARING, bytes)?;
-        Ok(Self { file, bytes, done: 0 })
+        Ok(Self { file, done: 0 })
     }
 
     /// One piece further towards `wanted`, durably.
@@ -75,7 +74,6 @@ impl Preparing {
             self.file.sync_data()?;
             self.done = to.max(self.done);
         }
-        debug_assert!(self.done <= self.bytes, "written beyond its end");
         Ok(())
     }
 }
@@ -83,7 +81,10 @@ impl Preparing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sluice_env::sim::{self, HookedDisk, Op};
+    use sluice_env::{
+        OpenMode,
+        sim::{self, HookedDisk, Op},
+    };
     use std::sync::atomic::{AtomicU64, Ordering};
 
     const BYTES: u64 = 32 << 20;

@@ -100,6 +100,11 @@ impl Segment {
     }
 }
 
+/// Whether a segment is ready for the next roll.
+pub(crate) fn is_prepared(disk: &dyn Disk, bytes: u64) -> bool {
+    disk.open(PREPARED, OpenMode::Read).and_then(|file| file.len()).is_ok_and(|len| len == bytes)
+}
+
 /// Makes a file of that size whose space is reserved, so that writing it can't fail for want of space.
 pub(crate) fn reserve(disk: &dyn Disk, name: &str, bytes: u64) -> io::Result<Arc<dyn File>> {
     let file = disk.open(name, OpenMode::Create)?;
@@ -149,7 +154,7 @@ pub(crate) fn recycle(disk: &dyn Disk, base: u64) -> io::Result<()> {
 
 /// Opens the file for a new segment at `base`: the prepared one when there is one, else a fresh one of which `prewritten` bytes are written.
 pub(crate) fn create(disk: &dyn Disk, base: u64, bytes: u64, prewritten: u64) -> io::Result<Arc<dyn File>> {
-    let ready = disk.open(PREPARED, OpenMode::Read).and_then(|f| f.len()).is_ok_and(|len| len == bytes);
+    let ready = is_prepared(disk, bytes);
     if !ready {
         make(disk, bytes, prewritten)?;
     }

@@ -36,9 +36,8 @@ impl Pages {
     fn add(&mut self, bytes: u64) -> Result<()> {
         self.files += 1;
         let path = self.folder.join(format!("pages-{}", self.files));
-        let file = File::create_new(&path).and_then(|file| file.set_len(bytes).map(|()| file)).with_context(|| format!("making {}", path.display()))?;
-        drop(file);
-        let (mut file, mut piece) = (File::open(&path)?, vec![0; READ_BYTES]);
+        let file = File::create_new(&path).and_then(|file| file.set_len(bytes).map(|()| file));
+        let (mut file, mut piece) = (file.with_context(|| format!("making {}", path.display()))?, vec![0; READ_BYTES]);
         while file.read(&mut piece).with_context(|| format!("reading {}", path.display()))? > 0 {}
         Ok(())
     }
